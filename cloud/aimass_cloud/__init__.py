@@ -1,0 +1,1 @@
+"""The coordinator: trains, federates, slices, signs, rolls out and serves models."""

@@ -1,0 +1,1 @@
+"""The agent on the device: telemetry in, predictions out, with or without the cloud."""

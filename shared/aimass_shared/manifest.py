@@ -1,0 +1,168 @@
+"""A release in one signed document: what the model expects, its slices, their files and digests.
+
+The manifest is the only TUF target of a release (`<channel>/<model>/<release>.json`); it names
+every file by SHA-256, so that trust in it is trust in all of them. Files travel as
+content-addressed blobs. See also `aimass_shared.trust`.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from aimass_shared.errors import MalformedMessageError
+from aimass_shared.slices import SliceCost, SliceSpec
+
+SCHEMA = 1
+MAX_MANIFEST_BYTES = 1 << 20
+SensorKind = Literal["continuous", "sampled", "actuator"]
+
+
+class Sensor(msgspec.Struct, frozen=True):
+    """One input channel: the name telemetry must carry, its unit, and what kind of thing it is."""
+
+    name: str
+    unit: str
+    kind: SensorKind
+    label: str = ""
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """A tensor of a model. `datatype` as in the Open Inference Protocol; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class AlarmRule(msgspec.Struct, frozen=True):
+    """When a prediction is an alarm, and whom it blames.
+
+    Attributes:
+        score: output tensor `[batch]` that is compared with the threshold.
+        threshold: calibrated on held-back normal operation.
+        contribution: output tensor `[batch, sensors]`; the largest entries are blamed.
+        consecutive: windows in a row over the threshold before the alarm is raised.
+        top: how many sensors an alarm names.
+    """
+
+    score: str
+    threshold: float
+    contribution: str
+    consecutive: int = 3
+    top: int = 3
+
+
+class Contract(msgspec.Struct, frozen=True):
+    """What a model needs from telemetry and gives back.
+
+    The inputs are `values` `[batch, window, sensors]` in the sensors' units and `mask` of the same
+    shape (1 = measured, 0 = missing). The outputs are `forecast` `[batch, horizon, sensors]` in the
+    sensors' units, and those that `alarm` names.
+
+    Attributes:
+        sensors: channels in the order of the last axis.
+        step_ms: time between two rows of a window.
+        window: rows of one input. horizon: rows of one forecast. stride: rows between two windows.
+        min_coverage: share of measured values below which no prediction is made.
+    """
+
+    model: str
+    sensors: tuple[Sensor, ...]
+    step_ms: int
+    window: int
+    horizon: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    alarm: AlarmRule
+    stride: int = 1
+    min_coverage: float = 0.5
+
+
+class FileRef(msgspec.Struct, frozen=True):
+    """A file by content. `role` says what it is for: model, train, selftest."""
+
+    role: Literal["model", "train", "selftest"]
+    name: str
+    sha256: str
+    size: int
+
+
+class SliceEntry(msgspec.Struct, frozen=True):
+    """One slice of a release: its cost and its files.
+
+    Attributes:
+        tolerance: largest relative error (see `aimass_edge.update.selftest`) of the self-test.
+    """
+
+    spec: SliceSpec
+    cost: SliceCost
+    files: tuple[FileRef, ...]
+    tolerance: float
+
+    def file(self, role: Literal["model", "train", "selftest"]) -> FileRef:
+        """The file with a role.
+
+        Raises:
+            MalformedMessageError: the slice has none.
+        """
+        for ref in self.files:
+            if ref.role == role:
+                return ref
+        raise MalformedMessageError(f"slice {self.spec.name} has no {role} file")
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One release. `created` is UTC milliseconds since 1970."""
+
+    release: str
+    model: str
+    contract: Contract
+    slices: tuple[SliceEntry, ...]
+    created: int
+    schema: int = SCHEMA
+
+    def offers(self) -> dict[SliceSpec, SliceCost]:
+        """The slices with their cost, as `aimass_shared.slices.choose` takes them."""
+        return {entry.spec: entry.cost for entry in self.slices}
+
+    def entry(self, name: str) -> SliceEntry:
+        """The slice with a name.
+
+        Raises:
+            MalformedMessageError: the release has none of that name.
+        """
+        for entry in self.slices:
+            if entry.spec.name == name:
+                return entry
+        raise MalformedMessageError(f"release {self.release} has no slice {name}")
+
+
+def target_path(channel: str, model: str, release: str) -> str:
+    """Path of a release's manifest among the TUF targets."""
+    return f"{channel}/{model}/{release}.json"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Canonical bytes of a manifest: the same manifest always gives the same digest."""
+    return msgspec.json.encode(manifest, order="sorted")
+
+
+def decode(raw: bytes) -> Manifest:
+    """Read a manifest whose bytes were verified.
+
+    Raises:
+        MalformedMessageError: the bytes are no manifest of a schema that this version knows.
+    """
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise MalformedMessageError(
+            f"manifest has {len(raw)} bytes, the limit is {MAX_MANIFEST_BYTES}"
+        )
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise MalformedMessageError(f"manifest does not decode: {error}") from error
+    if manifest.schema != SCHEMA:
+        raise MalformedMessageError(
+            f"manifest has schema {manifest.schema}, this version knows {SCHEMA}"
+        )
+    return manifest
