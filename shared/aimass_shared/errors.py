@@ -10,7 +10,8 @@ The tree, by who can act on it:
   + RequestError             the caller, who sent something wrong
     - MalformedMessageError, BadTensorError, BodyTooLargeError, NotFoundError, ConflictError
   + TrustError               the publisher of a release; the old model keeps running
-    - BadSignatureError, BadDigestError, UnfitReleaseError, ReleaseRollbackError, SelfTestFailedError
+    - BadSignatureError, BadDigestError, UnfitReleaseError, ReleaseRollbackError,
+      SelfTestFailedError
   + CapacityError            nobody: try later or elsewhere
     - OverloadedError, DeadlineExceededError, NoActiveModelError
   + LinkError                the network between the parts

@@ -142,6 +142,7 @@ class RoundTask(Message, frozen=True, kw_only=True):
         deadline: UTC ms after which a reply is not read any more.
         slice: name of the slice whose `train` file the device runs ("" for statistics).
         digest, size: blob with the arrays in the update codec ("" and 0 where none is sent).
+        sensors: channels in the order in which the arrays have them. step_ms: time between rows.
         lags: rows of history per regression row (statistics only).
         epochs, learning_rate, batch: local training.
     """
@@ -154,6 +155,8 @@ class RoundTask(Message, frozen=True, kw_only=True):
     slice: str = ""
     digest: str = ""
     size: int = 0
+    sensors: tuple[str, ...] = ()
+    step_ms: int = 0
     lags: int = 2
     epochs: int = 1
     learning_rate: float = 1e-3

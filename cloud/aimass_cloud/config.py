@@ -1,0 +1,66 @@
+"""Every setting of the coordinator, with its default and its unit.
+
+Read with `aimass_shared.settings.load(CloudSettings, prefix="AIMASS_")`: defaults, then a TOML
+file, then the environment (`AIMASS_HTTP__PORT=8081`), then command-line options.
+"""
+
+from typing import Literal
+
+import msgspec
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the API listens. TLS is on for every address that is not loopback ("auto")."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls: Literal["auto", "on", "off"] = "auto"
+    max_body_bytes: int = 8 << 20
+    max_blob_bytes: int = 512 << 20
+
+
+class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fleet's broker. Without `url` the coordinator runs one of its own beside itself.
+
+    Attributes:
+        url: `mqtt://host:port` or `mqtts://host:port` of a broker that is already there.
+        port: of our own broker; 0 takes a free one and keeps it in the data directory.
+        broker: which own broker: mosquitto where installed, else the pure-Python one ("auto").
+    """
+
+    url: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+    broker: Literal["auto", "mosquitto", "embedded"] = "auto"
+
+
+class TrustSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long identities and signatures live."""
+
+    device_certificate_days: int = 30
+    join_token_minutes: int = 15
+    root_days: int = 365
+    targets_days: int = 90
+    snapshot_days: int = 7
+    timestamp_hours: int = 24
+
+
+class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Model as a service: the queue and the batches of the full model."""
+
+    max_batch: int = 64
+    queue_limit: int = 256
+    default_deadline_ms: int = 1000
+    threads: int = 1
+
+
+class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of the coordinator. `database_url` defaults to SQLite in `data_dir`."""
+
+    data_dir: str = ".aimass"
+    database_url: str = ""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    http: HttpSettings = HttpSettings()
+    mqtt: MqttSettings = MqttSettings()
+    trust: TrustSettings = TrustSettings()
+    serving: ServingSettings = ServingSettings()

@@ -1,0 +1,142 @@
+"""Every setting of the agent, with its default and its unit.
+
+Read with `aimass_shared.settings.load(EdgeSettings, prefix="AIMASS_EDGE_")`: defaults, then a
+profile of firmware_configs/ and the site's TOML file, then the environment
+(`AIMASS_EDGE_API__PORT=8091`), then command-line options.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from aimass_shared.slices import Precision
+
+
+class BoardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this device gives to models; see `aimass_shared.slices.Board`.
+
+    Attributes:
+        simulate: pace the runtime by `cpu_time_factor`, so that a fast machine stands in for this
+            board (demo and tests); a real board leaves it off.
+    """
+
+    name: str = "x86-gateway"
+    memory_mib: float = 2048.0
+    cpu_time_factor: float = 1.0
+    window_budget_ms: float = 50.0
+    precisions: tuple[Precision, ...] = ("int8", "fp32")
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: int = 1
+    simulate: bool = False
+
+
+class SourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where telemetry comes from and predictions go to: the factory's broker.
+
+    Attributes:
+        kind: "sparkplug" (Sparkplug B 3.0), "json" (one object a row), "uns" (one tag a topic,
+            `{"timestamp_ms", "value"}`), or "none".
+        url: `mqtt://host:port`, `mqtts://host:port`; credentials in `username`, `password_file`.
+        version: MQTT 5 or 4 (3.1.1).
+        group, node, device: Sparkplug ids of the machine that is watched.
+        topic: filter with one named wildcard per level, such as `plant/{line}/telemetry` (json) or
+            `umh/v1/acme/site/{line}/_raw/{sensor}` (uns).
+        time_field: JSON pointer of the time. time_unit: what it is in.
+        publish_topic: where predictions go (json and uns).
+        publish_node: Sparkplug edge node id under which this agent publishes ("" = `aimass-` and
+            its device id).
+        sensors: names of the channels that are recorded, as the model has them; the order is that
+            of a row. step_ms: time between two rows.
+        rename: sensor names as the plant has them -> as the model has them.
+        lateness_ms: how long a row waits for late values. hold_ms: how long a value holds without
+            a new one (0 = while its source is online). future_ms: how far ahead a clock may be.
+    """
+
+    kind: Literal["sparkplug", "json", "uns", "none"] = "none"
+    url: str = "mqtt://127.0.0.1:1883"
+    version: Literal[4, 5] = 5
+    username: str = ""
+    password_file: str = ""
+    group: str = ""
+    node: str = ""
+    device: str = ""
+    topic: str = ""
+    time_field: str = "/timestamp_ms"
+    time_unit: Literal["ms", "s", "iso"] = "ms"
+    publish_topic: str = ""
+    publish_node: str = ""
+    sensors: tuple[str, ...] = ()
+    step_ms: int = 1000
+    rename: dict[str, str] = {}
+    lateness_ms: int = 0
+    hold_ms: int = 0
+    future_ms: int = 60_000
+    max_payload_bytes: int = 1 << 20
+
+
+class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The local inference endpoint (Open Inference Protocol v2); port 0 takes a free one."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8090
+    max_body_bytes: int = 8 << 20
+
+
+class CapacitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a request is too much for this device."""
+
+    default_deadline_ms: int = 250
+    queue_limit: int = 64
+    safety: float = 1.2
+
+
+class HandoffSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Handing a request to the cloud: its share of the deadline, and when to stop trying."""
+
+    enabled: bool = True
+    min_budget_ms: int = 20
+    failures_to_open: int = 3
+    retry_after_ms: int = 1000
+
+
+class OutboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Store and forward: limits of the database, and of what is in flight."""
+
+    max_rows: int = 500_000
+    commit_ms: int = 50
+    batch_rows: int = 100
+    window_rows: int = 2000
+    rewind_ms: int = 3000
+
+
+class UpdateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Fetching and proving a release."""
+
+    download_deadline_s: float = 600.0
+    selftest_deadline_s: float = 30.0
+    trial_attempts: int = 3
+    trial_predictions: int = 20
+
+
+class HistorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Private rows kept on the device for federated rounds; they never leave it."""
+
+    max_rows: int = 100_000
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of the agent. `heartbeat_s` is also the period of the statistics in it."""
+
+    data_dir: str = "/var/lib/aimass-edge"
+    cloud: str = ""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    heartbeat_s: float = 5.0
+    board: BoardSettings = BoardSettings()
+    source: SourceSettings = SourceSettings()
+    api: ApiSettings = ApiSettings()
+    capacity: CapacitySettings = CapacitySettings()
+    handoff: HandoffSettings = HandoffSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    update: UpdateSettings = UpdateSettings()
+    history: HistorySettings = HistorySettings()
