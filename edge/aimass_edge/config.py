@@ -30,6 +30,31 @@ class BoardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulate: bool = False
 
 
+class HardwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The facts of a board, for people and planners; nothing here changes what the agent does.
+
+    Attributes:
+        modules: part numbers, or the device-tree `compatible` of a board that has none.
+        memory_mib: what the operating system sees. int8_tops: of the accelerator, sparse; 0 = none.
+        compute_capability: of the GPU, such as "8.7". dla_cores: deep-learning accelerators.
+        software: supported images. python: what the image brings.
+        power_modes: by name; the ids differ from board to board, so they are looked up on the
+            device (`/etc/nvpmodel.conf`).
+    """
+
+    modules: tuple[str, ...] = ()
+    cpu: str = ""
+    cores: int = 0
+    memory_mib: int = 0
+    accelerator: str = ""
+    compute_capability: str = ""
+    int8_tops: float = 0.0
+    dla_cores: int = 0
+    software: tuple[str, ...] = ()
+    python: tuple[str, ...] = ()
+    power_modes: tuple[str, ...] = ()
+
+
 class SourceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where telemetry comes from and predictions go to: the factory's broker.
 
@@ -133,6 +158,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     heartbeat_s: float = 5.0
     board: BoardSettings = BoardSettings()
+    hardware: HardwareSettings = HardwareSettings()
     source: SourceSettings = SourceSettings()
     api: ApiSettings = ApiSettings()
     capacity: CapacitySettings = CapacitySettings()

@@ -1,0 +1,30 @@
+# Every target is the line that README shows. PYTHON chooses the interpreter of a new environment.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test check bench install wheelhouse
+
+demo: $(VENV)/.installed
+	$(BIN)/aimass demo $(ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e ".[dev]"
+	touch $@
+
+wheelhouse:
+	$(BIN)/pip wheel -q --no-deps -w dist/wheelhouse .
+	$(BIN)/pip download -q --platform manylinux_2_28_aarch64 --python-version 3.11 --only-binary=:all: --find-links dist/wheelhouse -d dist/wheelhouse "aimass[edge]"
