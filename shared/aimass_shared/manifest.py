@@ -15,6 +15,7 @@ from aimass_shared.slices import SliceCost, SliceSpec
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 1 << 20
 SensorKind = Literal["continuous", "sampled", "actuator"]
+Role = Literal["model", "train", "selftest"]
 
 
 class Sensor(msgspec.Struct, frozen=True):
@@ -81,10 +82,24 @@ class Contract(msgspec.Struct, frozen=True):
 class FileRef(msgspec.Struct, frozen=True):
     """A file by content. `role` says what it is for: model, train, selftest."""
 
-    role: Literal["model", "train", "selftest"]
+    role: Role
     name: str
     sha256: str
     size: int
+
+
+class SliceArtifact(msgspec.Struct, frozen=True):
+    """One slice as slicing made it, before a release signs it.
+
+    Attributes:
+        files: role and path of each file, where it was made.
+        tolerance: largest relative error (see `aimass_edge.update.selftest`) of the self-test.
+    """
+
+    spec: SliceSpec
+    cost: SliceCost
+    files: tuple[tuple[Role, str], ...]
+    tolerance: float
 
 
 class SliceEntry(msgspec.Struct, frozen=True):
@@ -99,7 +114,7 @@ class SliceEntry(msgspec.Struct, frozen=True):
     files: tuple[FileRef, ...]
     tolerance: float
 
-    def file(self, role: Literal["model", "train", "selftest"]) -> FileRef:
+    def file(self, role: Role) -> FileRef:
         """The file with a role.
 
         Raises:
