@@ -54,6 +54,16 @@ def _environment(python: str, wheel: Path, extras: str) -> Path:
     return interpreter
 
 
+def _python_3_10() -> str | None:
+    """A Python 3.10 that starts: on PATH, or where pyenv keeps its versions."""
+    pyenv = Path.home() / ".pyenv" / "versions"
+    found = [shutil.which("python3.10"), *pyenv.glob("3.10.*/bin/python3.10")]
+    for candidate in filter(None, found):
+        if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
+            return str(candidate)
+    return None
+
+
 def test_the_wheel_holds_three_packages_and_the_licence_of_its_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == PACKAGES
@@ -73,9 +83,9 @@ def test_edge_extra_brings_no_torch_no_flwr_no_server_framework(wheel: Path) -> 
 
 
 def test_shared_and_edge_pass_their_tests_on_python_3_10(wheel: Path) -> None:
-    python = shutil.which("python3.10")
+    python = _python_3_10()
     if python is None:
-        pytest.skip("no python3.10 on this machine's PATH")
+        pytest.skip("no Python 3.10 on this machine")
     interpreter = _environment(python, wheel, "edge,test")
     tail = _run(interpreter, "-m", "pytest", "-q", "tests/shared", "tests/edge").splitlines()[-1]
     assert "passed" in tail

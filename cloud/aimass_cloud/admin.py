@@ -1,0 +1,151 @@
+"""A client of the coordinator's admin API, for the command line, the demo and tests.
+
+It knows routes and JSON and nothing of the coordinator's inside: whatever it can do, any HTTP
+client can do. Errors of the API come back as `ApiError` with the same code.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from aimass_shared.errors import AimassError, CloudUnavailableError
+
+Json = dict[str, Any]
+Watch = Callable[[float, str], None]
+TIMEOUT_S = 30.0
+POLL_S = 0.2
+PAGE = 1000
+
+
+class ApiError(AimassError):
+    """An error that the coordinator answered, with its code and status."""
+
+    def __init__(self, detail: str, *, code: str, status: int) -> None:
+        super().__init__(detail)
+        self.__dict__.update(code=code, status=HTTPStatus(status))
+
+
+class Admin:
+    """The admin API as methods. Use as `async with Admin.connect(url, key) as admin`."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, url: str, key: str, *, ca_file: str | None = None
+    ) -> AsyncIterator["Admin"]:
+        """Open a connection pool. `ca_file` is the coordinator's CA where the URL is https."""
+        headers = {"Authorization": f"Bearer {key}"}
+        verify: Any = ca_file or True
+        async with httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=TIMEOUT_S, verify=verify
+        ) as client:
+            yield cls(client)
+
+    async def call(self, method: str, path: str, body: Json | None = None) -> Any:  # noqa: ANN401  JSON of any shape
+        """One request; the decoded JSON of the answer.
+
+        Raises:
+            ApiError: the coordinator answered an error.
+            CloudUnavailableError: it did not answer.
+        """
+        try:
+            response = await self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            where = self._client.base_url
+            raise CloudUnavailableError(
+                f"no answer from {where} ({type(error).__name__}): is `aimass serve` running?"
+            ) from error
+        if response.is_error:
+            raise _api_error(response)
+        return response.json() if response.content else {}
+
+    async def ready(self) -> bool:
+        """Whether the coordinator answers and all its parts run."""
+        try:
+            await self.call("GET", "/health/ready")
+        except (ApiError, CloudUnavailableError):
+            return False
+        return True
+
+    async def join_token(self, site: str, channel: str = "stable", minutes: int = 15) -> str:
+        """A one-time token that lets one device of a site enrol."""
+        body = {"site": site, "channel": channel, "minutes": minutes}
+        return str((await self.call("POST", "/api/v1/join-tokens", body))["token"])
+
+    async def devices(self) -> list[Json]:
+        """All devices with their desired and reported state."""
+        return list(await self.call("GET", "/api/v1/devices"))
+
+    async def device(self, device: str) -> Json:
+        """One device."""
+        return dict(await self.call("GET", f"/api/v1/devices/{device}"))
+
+    async def predictions(self, device: str) -> list[Json]:
+        """Every stored prediction of a device, oldest first."""
+        items: list[Json] = []
+        after = ""
+        while True:
+            path = f"/api/v1/devices/{device}/predictions?limit={PAGE}&after={after}"
+            page = await self.call("GET", path)
+            items += page["items"]
+            after = page["next"] or ""
+            if not after:
+                return items
+
+    async def start(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Start long work (`train`, `slice`, `rounds`); returns the job's id."""
+        return str((await self.call("POST", f"/api/v1/jobs/{kind}", dict(body)))["job"])
+
+    async def wait(self, job: str, watch: Watch = lambda _fraction, _message: None) -> Json:
+        """Follow a job to its end; `watch` gets every change of (fraction, message).
+
+        Raises:
+            ApiError: the job failed; with its code.
+        """
+        while True:
+            state = await self.call("GET", f"/api/v1/jobs/{job}")
+            watch(state["progress"], state["message"])
+            if state["state"] == "succeeded":
+                return dict(state["result"])
+            if state["state"] == "failed":
+                raise ApiError(state["message"], code=state["code"], status=500)
+            await asyncio.sleep(POLL_S)
+
+    async def release(self, model: str, channel: str = "stable") -> Json:
+        """Sign and publish the slices of a model."""
+        body = {"model": model, "channel": channel}
+        return dict(await self.call("POST", "/api/v1/releases", body))
+
+    async def rollout(self, release: str, devices: list[str] | None = None) -> Json:
+        """Send a release to devices (all of its channel by default)."""
+        body: Json = {"release": release} | ({"devices": devices} if devices else {})
+        return dict(await self.call("POST", "/api/v1/rollouts", body))
+
+    async def wait_rollout(self, rollout: str, seconds: float = 60.0) -> Json:
+        """Follow a rollout until it has ended or `seconds` have passed; its last state."""
+        state: Json = {}
+        for _ in range(max(1, round(seconds / POLL_S))):
+            state = dict(await self.call("GET", f"/api/v1/rollouts/{rollout}"))
+            if state["state"] != "running":
+                break
+            await asyncio.sleep(POLL_S)
+        return state
+
+
+def _api_error(response: httpx.Response) -> ApiError:
+    """The error of an answer: problem details, or what else there is of it."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict):
+        problem = {}
+    detail = problem.get("detail") or problem.get("error") or response.reason_phrase
+    return ApiError(str(detail), code=str(problem.get("code", "http")), status=response.status_code)

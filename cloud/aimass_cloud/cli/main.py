@@ -1,0 +1,102 @@
+"""Run one command line: parse, call, show, and turn errors into one line and an exit code."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aimass_cloud.admin import Admin
+from aimass_cloud.cli.arguments import parser
+from aimass_cloud.cli.commands import COMMANDS
+from aimass_cloud.cli.output import ProgressLine, show
+from aimass_cloud.config import CloudSettings
+from aimass_shared.errors import AimassError, UnauthenticatedError
+from aimass_shared.settings import load
+
+FAILED = 1
+INTERRUPTED = 130
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `aimass`; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return _dispatch(args)
+    except AimassError as error:
+        sys.stderr.write(f"aimass: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.call == "serve":
+        return _serve(args)
+    if args.call == "demo":
+        return _demo(args)
+    answer = asyncio.run(_call(args))
+    show(answer, json=args.json)
+    return FAILED if isinstance(answer, dict) and answer.get("state") == "failed" else 0
+
+
+async def _call(args: argparse.Namespace) -> object:
+    url = args.url or os.environ.get("AIMASS_URL", DEFAULT_URL)
+    async with Admin.connect(url, _key(args), ca_file=args.ca) as admin:
+        with ProgressLine(args.call, quiet=args.json) as line:
+            return await COMMANDS[args.call](admin, args, line.watch)
+
+
+def _key(args: argparse.Namespace) -> str:
+    """The API key: option, environment, or the file that `aimass serve` wrote."""
+    given = args.key or os.environ.get("AIMASS_KEY")
+    if given:
+        return str(given)
+    path = Path(args.data_dir or CloudSettings().data_dir) / "admin.key"
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise UnauthenticatedError(
+            f"no API key: give --key, set AIMASS_KEY, or point --data-dir at the coordinator's"
+            f" directory ({path} cannot be read)"
+        ) from error
+
+
+def serve_settings(args: argparse.Namespace) -> CloudSettings:
+    """Settings of `aimass serve`: defaults, file, environment, then options."""
+    options = {
+        "data_dir": args.data_dir,
+        "http.host": args.host,
+        "http.port": args.port,
+        "mqtt.url": args.mqtt,
+        "mqtt.broker": args.broker,
+    }
+    return load(
+        CloudSettings,
+        prefix="AIMASS_",
+        files=[Path(args.config)] if args.config else [],
+        environ=os.environ,
+        overrides={name: value for name, value in options.items() if value is not None},
+    )
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from aimass_cloud.app import serve  # noqa: PLC0415  the other commands start without it
+
+    return serve(serve_settings(args))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from aimass_cloud.demo import DemoOptions, run  # noqa: PLC0415  the others start without it
+
+    options = DemoOptions(
+        report=args.report,
+        seed=args.seed,
+        fault=args.fault,
+        broker=args.broker,
+        keep=args.keep,
+        json=args.json,
+    )
+    return run(options)
