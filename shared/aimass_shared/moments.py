@@ -82,6 +82,7 @@ def from_arrays(
         BadUpdateError: an array is missing, of the wrong shape or type, not finite, or the arrays
             contradict each other.
     """
+    _check_question(sensors, lags)
     shapes = {name: array.shape for name, array in Moments.empty(sensors, lags).arrays().items()}
     if set(arrays) != set(shapes):
         raise BadUpdateError(f"moments need the arrays {sorted(shapes)}, got {sorted(arrays)}")
@@ -114,8 +115,7 @@ def moments(segments: Iterable[Segment], *, sensors: tuple[str, ...], lags: int)
     Raises:
         BadUpdateError: `lags` is out of range or a segment has another number of channels.
     """
-    if not 1 <= lags <= MAX_LAGS:
-        raise BadUpdateError(f"lags must be 1 to {MAX_LAGS}, got {lags}")
+    _check_question(sensors, lags)
     total = Moments.empty(sensors, lags)
     zz, zy, yy, count = total.zz, total.zy, total.yy, 0
     for z, y in _regression_rows(segments, len(sensors), lags):
@@ -155,6 +155,14 @@ def _regression_rows(
         for start in range(0, max(len(values) - lags, 0), CHUNK_ROWS):
             stop = start + CHUNK_ROWS + lags
             yield regression_rows(values[start:stop], mask[start:stop], lags)
+
+
+def _check_question(sensors: tuple[str, ...], lags: int) -> None:
+    if not sensors or not 1 <= lags <= MAX_LAGS:
+        raise BadUpdateError(
+            f"moments need at least one sensor and 1 to {MAX_LAGS} lags,"
+            f" got {len(sensors)} and {lags}"
+        )
 
 
 def _check_array(name: str, array: NDArray[np.generic], shape: tuple[int, ...]) -> None:
