@@ -129,7 +129,7 @@ def _narrow(
     if precision == "int8":
         scale = peak / _INT8_MAX or 1.0
         return np.rint(values / scale).astype(np.int8), "int8", scale
-    if peak > np.finfo(np.float16).max:
+    if peak > float(np.finfo(np.float16).max):
         return array, "raw", 1.0
     return array.astype(np.float16), "f16", 1.0
 
