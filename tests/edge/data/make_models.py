@@ -9,7 +9,8 @@ what it writes. 3 sensors, window 4, horizon 2:
     score        = gain * sum of contribution                      [batch]
 
 `monitor.onnx` has gain 1, `monitor_b.onnx` gain 2; `not_finite.onnx` divides the score by zero,
-`other_shape.onnx` has 4 sensors, `text.onnx` has an input of strings.
+`other_shape.onnx` has 4 sensors, `text.onnx` has an input of strings, `fails.onnx` loads but only
+runs with 7 elements.
 """
 
 from pathlib import Path
@@ -65,6 +66,15 @@ def text() -> onnx.ModelProto:
     )
 
 
+def fails() -> onnx.ModelProto:
+    return _model(
+        [helper.make_node("Reshape", ["x", "seven"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [7])],
+        [numpy_helper.from_array(np.array([7], np.int64), "seven")],
+    )
+
+
 def _model(
     nodes: list[onnx.NodeProto],
     inputs: list[onnx.ValueInfoProto],
@@ -84,3 +94,4 @@ if __name__ == "__main__":
     onnx.save(monitor(0.0), HERE / "not_finite.onnx")
     onnx.save(monitor(1.0, sensors=4), HERE / "other_shape.onnx")
     onnx.save(text(), HERE / "text.onnx")
+    onnx.save(fails(), HERE / "fails.onnx")
