@@ -6,7 +6,7 @@ The tree, by who can act on it:
   + SettingsError            the person who wrote the configuration or the command line
     - UnknownSettingError, InvalidSettingError, MissingExtraError, PortInUseError
   + AccessError              the caller, who has no right
-    - UnauthenticatedError, ForbiddenError, BadJoinTokenError
+    - UnauthenticatedError, ForbiddenError, BadJoinTokenError, TooManyAttemptsError
   + RequestError             the caller, who sent something wrong
     - MalformedMessageError, BadTensorError, BodyTooLargeError, NotFoundError, ConflictError
   + TrustError               the publisher of a release; the old model keeps running
@@ -101,6 +101,13 @@ class BadJoinTokenError(AccessError):
 
     code = "bad-join-token"
     status = HTTPStatus.UNAUTHORIZED
+
+
+class TooManyAttemptsError(AccessError):
+    """Too many failed attempts from one address; the detail says how long to wait."""
+
+    code = "too-many-attempts"
+    status = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class RequestError(AimassError):
