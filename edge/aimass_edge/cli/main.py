@@ -1,0 +1,91 @@
+"""Run one command line: read the settings, do it, and turn errors into one line and a code."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aimass_shared.errors import AimassError
+from aimass_shared.settings import load
+
+from aimass_edge.cli.arguments import parser
+from aimass_edge.cli.check import check
+from aimass_edge.cli.status import status
+from aimass_edge.config import EdgeSettings
+from aimass_edge.enroll import enroll
+from aimass_edge.inventory import take_inventory
+from aimass_edge.profiles import profile_path
+
+FAILED = 1
+INTERRUPTED = 130
+DEFAULT_CONFIG = Path("/etc/aimass-edge/config.toml")
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `aimass-edge`; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return _dispatch(args, settings_of(args))
+    except AimassError as error:
+        sys.stderr.write(f"aimass-edge: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def settings_of(args: argparse.Namespace) -> EdgeSettings:
+    """Settings of a command: defaults, profile, site's file, environment, then options."""
+    files = [profile_path(args.profile)] if args.profile else []
+    if args.config:
+        files.append(Path(args.config))
+    elif DEFAULT_CONFIG.is_file():
+        files.append(DEFAULT_CONFIG)
+    return load(
+        EdgeSettings,
+        prefix="AIMASS_EDGE_",
+        files=files,
+        environ=os.environ,
+        overrides={"data_dir": args.data_dir} if args.data_dir else {},
+    )
+
+
+def _dispatch(args: argparse.Namespace, settings: EdgeSettings) -> int:
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    if args.command == "run":
+        return _run(settings)
+    if args.command == "enroll":
+        answer = asyncio.run(_enroll(args, settings))
+    elif args.command == "check":
+        answer = asyncio.run(check(settings))
+    else:
+        answer = asyncio.run(status(settings))
+    sys.stdout.write(_text(answer, as_json=args.json))
+    return 0 if answer.get("ok", True) else FAILED
+
+
+async def _enroll(args: argparse.Namespace, settings: EdgeSettings) -> dict[str, object]:
+    identity = await enroll(
+        cloud_url=args.cloud,
+        token=args.token,
+        data_dir=Path(settings.data_dir),
+        inventory=take_inventory(settings.board),
+        force=args.force,
+    )
+    return {"device": identity.device, "site": identity.site, "channel": identity.channel}
+
+
+def _run(settings: EdgeSettings) -> int:
+    from aimass_edge.agent import run  # noqa: PLC0415  the other commands start without it
+
+    return run(settings)
+
+
+def _text(answer: dict[str, object], *, as_json: bool) -> str:
+    if as_json:
+        return f"{json.dumps(answer, indent=2)}\n"
+    return "".join(f"{name}: {value}\n" for name, value in answer.items())
