@@ -10,7 +10,7 @@ counters must not be rounded. The codec neither knows models nor decides who may
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Literal, TypeGuard, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ class Update(msgspec.Struct, frozen=True):
     """Decoded arrays (read-only where they were not converted) and the sender's metadata."""
 
     meta: Meta
-    arrays: dict[str, NDArray[np.generic]]
+    arrays: dict[str, NDArray[Any]]
 
 
 class _Entry(msgspec.Struct, frozen=True):
