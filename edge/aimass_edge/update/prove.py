@@ -1,0 +1,81 @@
+"""Runs the self-test of an install in a child process, with a time limit, before it is loaded here.
+
+A model that crashes its runtime, hangs or eats memory then does so in a process that nobody needs.
+The child is `aimass_edge.update.selftest`.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from aimass_edge.config import BoardSettings
+from aimass_shared.errors import DeadlineExceededError, ModelLoadFailedError, SelfTestFailedError
+
+log = logging.getLogger(__name__)
+
+REPORT_CHARS = 300
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What the child prints: one line of JSON.
+
+    Attributes:
+        ok: whether every output is within the tolerance.
+        code, why: of the error, if not.
+        error: largest relative error of any output; tolerance: what is allowed.
+        seconds: loading and running. peak_mib: most resident memory of the child.
+    """
+
+    ok: bool
+    code: str = ""
+    why: str = ""
+    error: float = 0.0
+    tolerance: float = 0.0
+    seconds: float = 0.0
+    peak_mib: float = 0.0
+
+
+async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Outcome:
+    """Run the self-test of the install in a directory.
+
+    Raises:
+        SelfTestFailedError: an output is off, or the child crashed.
+        ModelLoadFailedError: the runtime refuses the model.
+        DeadlineExceededError: it took too long, which is no verdict on the model.
+    """
+    command = [
+        *(sys.executable, "-m", "aimass_edge.update.selftest", str(directory)),
+        *("--providers", ",".join(board.providers)),
+        *("--threads", str(board.threads)),
+        *("--deadline", str(deadline_s)),
+    ]
+    try:
+        with anyio.fail_after(deadline_s):
+            done = await anyio.run_process(command, check=False)
+    except TimeoutError as error:
+        raise DeadlineExceededError(
+            f"the self-test took more than {deadline_s:.0f} s on this device"
+        ) from error
+    outcome = _read(done.stdout, done.stderr, done.returncode)
+    if not outcome.ok:
+        kind = ModelLoadFailedError if _refused(outcome) else SelfTestFailedError
+        raise kind(outcome.why)
+    log.info("self-test passed: error %.2g of %.2g", outcome.error, outcome.tolerance)
+    return outcome
+
+
+def _refused(outcome: Outcome) -> bool:
+    return outcome.code == ModelLoadFailedError.code
+
+
+def _read(stdout: bytes, stderr: bytes, status: int) -> Outcome:
+    """The child's report, or what its death tells."""
+    try:
+        return msgspec.json.decode(stdout, type=Outcome)
+    except msgspec.DecodeError:
+        told = stderr.decode(errors="replace").strip()[-REPORT_CHARS:]
+        why = f"the self-test ended with status {status} and no report: {told or 'silence'}"
+        return Outcome(ok=False, code=SelfTestFailedError.code, why=why)

@@ -1,0 +1,136 @@
+"""The self-test of an install: run its vectors on this device, compare with the reference.
+
+    python -m aimass_edge.update.selftest DIR [--providers P,P] [--threads N] [--deadline SECONDS]
+
+`selftest.npz` has the inputs as `in.<name>` and what the reference build gave as `out.<name>`.
+Prints one line of JSON (`prove.Outcome`) and exits with 0 if all is well, else with 1.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from aimass_edge.config import BoardSettings
+from aimass_edge.runtime import open_session
+from aimass_edge.update.prove import Outcome
+from aimass_edge.update.slots import FILE_NAMES, Bundle
+from aimass_shared.errors import AimassError, SelfTestFailedError
+
+Arrays = Mapping[str, NDArray[Any]]
+
+EPSILON = 1e-6
+NICENESS = 10
+KIB_PER_MIB = 1024
+
+
+def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """`max|found - expected| / (max|expected| + 1e-6)`; infinite where it cannot be compared."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max()
+    return float(difference / (np.abs(expected.astype(np.float64)).max() + EPSILON))
+
+
+def compare(found: Arrays, expected: Arrays, tolerance: float) -> float:
+    """The largest relative error of all expected outputs.
+
+    Raises:
+        SelfTestFailedError: it is over the tolerance, or an output is missing.
+    """
+    if not expected:
+        raise SelfTestFailedError("selftest.npz expects no outputs: it would prove nothing")
+    worst = 0.0
+    for name, array in expected.items():
+        if name not in found:
+            raise SelfTestFailedError(f"the model has no output {name}")
+        error = relative_error(found[name], array)
+        if not error <= tolerance:
+            raise SelfTestFailedError(
+                f"output {name} is off by {error:.3g} of its size, allowed is {tolerance:.3g}"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def read_vectors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Inputs and expected outputs, without their prefixes.
+
+    Raises:
+        SelfTestFailedError: the file is no such archive.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise SelfTestFailedError(f"{path.name} cannot be read: {error}") from error
+    return _prefixed(arrays, "in."), _prefixed(arrays, "out.")
+
+
+def run(directory: Path, board: BoardSettings) -> Outcome:
+    """Test the install in a directory.
+
+    Raises:
+        SelfTestFailedError: an output is off.
+        ModelLoadFailedError: the runtime refuses the model.
+    """
+    start = time.monotonic()
+    documents = [(directory / name).read_bytes() for name in ("manifest.json", "slice.json")]
+    _, _, entry = Bundle(*documents).read()
+    feeds, expected = read_vectors(directory / FILE_NAMES["selftest"])
+    session = open_session(directory / FILE_NAMES["model"], board)
+    try:
+        worst = compare(session.run(feeds), expected, entry.tolerance)
+    finally:
+        session.close()
+    return Outcome(
+        ok=True,
+        error=worst,
+        tolerance=entry.tolerance,
+        seconds=time.monotonic() - start,
+        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MIB,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a command; see the module's text."""
+    parser = argparse.ArgumentParser(prog="aimass_edge.update.selftest", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--providers", default="CPUExecutionProvider")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--deadline", type=float, default=0.0)
+    given = parser.parse_args(arguments)
+    # The parent stops this process in time; if the parent is gone, the timer does. What runs in
+    # production comes first, hence nice.
+    signal.setitimer(signal.ITIMER_REAL, given.deadline)
+    os.nice(NICENESS)
+    board = BoardSettings(providers=tuple(given.providers.split(",")), threads=given.threads)
+    try:
+        outcome = run(given.directory, board)
+    except AimassError as error:
+        outcome = Outcome(ok=False, code=error.code, why=error.detail)
+    sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
+    return 0 if outcome.ok else 1
+
+
+def _prefixed(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
