@@ -85,10 +85,7 @@ class Store:
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """One consistent view for reading, beside any writer; what it changed is thrown away."""
         async with self._reading() as session:
-            try:
-                yield session
-            finally:
-                await session.rollback()
+            yield session
 
     async def migrate(self) -> None:
         """Bring the tables to the version of this code; all of it or nothing."""

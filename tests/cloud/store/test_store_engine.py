@@ -76,6 +76,17 @@ async def test_reading_changes_nothing(store: Store) -> None:
         assert await session.get(JobRow, "a") is None
 
 
+async def test_rows_stay_readable_after_their_session(store: Store) -> None:
+    async with store.session() as session:
+        session.add(_job("a"))
+    async with store.reading() as session:
+        read = await session.get_one(JobRow, "a")
+    async with store.session() as session:
+        written = await session.get_one(JobRow, "a")
+        written.message = "changed"
+    assert (read.message, written.message) == ("", "changed")
+
+
 async def test_a_row_for_an_unknown_device_is_refused(store: Store) -> None:
     with pytest.raises(IntegrityError):
         async with store.session() as session:
