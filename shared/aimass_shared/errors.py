@@ -8,7 +8,8 @@ The tree, by who can act on it:
   + AccessError              the caller, who has no right
     - UnauthenticatedError, ForbiddenError, BadJoinTokenError, TooManyAttemptsError
   + RequestError             the caller, who sent something wrong
-    - MalformedMessageError, BadTensorError, BodyTooLargeError, NotFoundError, ConflictError
+    - MalformedMessageError, BadTensorError, BodyTooLargeError, BodyTooSlowError, NotFoundError,
+      MethodNotAllowedError, ConflictError
   + TrustError               the publisher of a release; the old model keeps running
     - BadSignatureError, BadDigestError, UnfitReleaseError, ReleaseRollbackError,
       SelfTestFailedError
@@ -136,11 +137,25 @@ class BodyTooLargeError(RequestError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class BodyTooSlowError(RequestError):
+    """A body that did not arrive whole within the limit of its route."""
+
+    code = "body-too-slow"
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
 class NotFoundError(RequestError):
     """A name that nothing has."""
 
     code = "not-found"
     status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowedError(RequestError):
+    """A path that exists, but not for this HTTP method."""
+
+    code = "method-not-allowed"
+    status = HTTPStatus.METHOD_NOT_ALLOWED
 
 
 class ConflictError(RequestError):
