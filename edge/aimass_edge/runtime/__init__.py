@@ -8,11 +8,10 @@ from pathlib import Path
 from aimass_edge.config import BoardSettings
 from aimass_edge.runtime.onnx import OnnxSession
 from aimass_edge.runtime.paced import PacedSession
-from aimass_edge.runtime.session import ANY_SIZE, DTYPES, Arrays, Session, check_feeds, describe
+from aimass_edge.runtime.session import ANY_SIZE, Arrays, Session, check_feeds, describe
 
 __all__ = [
     "ANY_SIZE",
-    "DTYPES",
     "Arrays",
     "Session",
     "check_feeds",

@@ -7,28 +7,14 @@ implementation passes the same contract tests.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from aimass_shared.errors import BadTensorError
+from aimass_shared.inference import check_inputs
 from aimass_shared.manifest import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 ANY_SIZE = -1
-DTYPES: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
 
 
 class Session(Protocol):
@@ -67,16 +53,7 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
     Raises:
         BadTensorError: the detail says what was expected.
     """
-    missing = [spec.name for spec in specs if spec.name not in feeds]
-    unknown = sorted(set(feeds) - {spec.name for spec in specs})
-    if missing or unknown:
-        wanted = ", ".join(describe(spec) for spec in specs)
-        raise BadTensorError(
-            f"inputs are {wanted}; missing: {', '.join(missing) or 'none'},"
-            f" unknown: {', '.join(unknown) or 'none'}"
-        )
-    for spec in specs:
-        _check_tensor(spec, feeds[spec.name])
+    check_inputs(specs, feeds)
     _check_batch(specs, feeds)
 
 
@@ -86,18 +63,10 @@ def describe(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.datatype}[{sizes}]"
 
 
-def _check_tensor(spec: TensorSpec, array: NDArray[Any]) -> None:
-    if array.dtype != DTYPES[spec.datatype]:
-        raise BadTensorError(f"expected {describe(spec)}, got elements of type {array.dtype}")
-    fits = len(array.shape) == len(spec.shape) and all(
-        want in (ANY_SIZE, have) for want, have in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits or 0 in array.shape:
-        raise BadTensorError(f"expected {describe(spec)}, got shape {list(array.shape)}")
-
-
 def _check_batch(specs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
     sizes = {s.name: feeds[s.name].shape[0] for s in specs if s.shape[:1] == (ANY_SIZE,)}
+    if 0 in sizes.values():
+        raise BadTensorError("inputs have an empty batch; send at least one window")
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise BadTensorError(f"inputs must have the same batch, but {told}")

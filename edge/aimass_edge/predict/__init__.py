@@ -1,0 +1,8 @@
+"""Predictions: the active slice, its worker, and where each window and request is answered."""
+
+from aimass_edge.predict.active import MODEL_FILE
+from aimass_edge.predict.counts import Counts, Status
+from aimass_edge.predict.dispatch import Cloud
+from aimass_edge.predict.predictor import Predictor
+
+__all__ = ["MODEL_FILE", "Cloud", "Counts", "Predictor", "Status"]

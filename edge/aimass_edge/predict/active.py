@@ -1,0 +1,116 @@
+"""One slice that is loaded and answers: opened and tried before it may, closed after its last run.
+
+Opening blocks, so it happens in a worker thread; counting who uses it happens in the event loop.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from aimass_edge.config import BoardSettings
+from aimass_edge.predict.telemetry import AlarmState, Selection, select
+from aimass_edge.runtime import Session, describe
+from aimass_shared.errors import AimassError, ModelLoadFailedError
+from aimass_shared.inference import dtype_of
+from aimass_shared.manifest import Contract, Manifest, SliceEntry, TensorSpec
+
+MODEL_FILE = "model.onnx"
+WARM_UP_RUNS = 3
+Opener = Callable[[Path, BoardSettings], Session]
+
+
+class Active:
+    """A loaded slice of a release, and the state that belongs to it."""
+
+    def __init__(self, manifest: Manifest, entry: SliceEntry, session: Session) -> None:
+        self.manifest = manifest
+        self.entry = entry
+        self.session = session
+        self.alarm = AlarmState(manifest.contract.alarm)
+        self._selection: tuple[tuple[str, ...], Selection] | None = None
+        self._users = 0
+        self._retired = False
+
+    @property
+    def key(self) -> str:
+        """What its measured times are kept under: a slice of a release."""
+        return f"{self.manifest.release}/{self.entry.spec.name}"
+
+    def selection(self, sensors: tuple[str, ...]) -> Selection:
+        """Where its sensors are in a row; remembered, because rows seldom change."""
+        if self._selection is None or self._selection[0] != sensors:
+            self._selection = (sensors, select(self.manifest.contract, sensors))
+        return self._selection[1]
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it open for as long as the block runs."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._close_if_unused()
+
+    def retire(self) -> None:
+        """Close it now, or as soon as the last user is done."""
+        self._retired = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._retired and self._users == 0:
+            self.session.close()
+
+
+class Opened(msgspec.Struct, frozen=True, eq=False):
+    """A session that passed its trial, and how long one window took at best, in milliseconds."""
+
+    session: Session
+    window_ms: float
+
+
+def open_checked(path: Path, board: BoardSettings, contract: Contract, opener: Opener) -> Opened:
+    """Load a slice, compare it with its contract and run it on an empty window.
+
+    Raises:
+        ModelLoadFailedError: it does not load, does not match, or does not run.
+    """
+    session = opener(path, board)
+    try:
+        _check_contract(session, contract)
+        return Opened(session, min(_trial(session) for _ in range(WARM_UP_RUNS)))
+    except AimassError as error:
+        session.close()
+        if isinstance(error, ModelLoadFailedError):
+            raise
+        raise ModelLoadFailedError(f"{path.name} does not run: {error.detail}") from error
+
+
+def _check_contract(session: Session, contract: Contract) -> None:
+    _check_same("inputs", session.inputs, contract.inputs)
+    _check_same("outputs", session.outputs, contract.outputs)
+
+
+def _check_same(what: str, found: tuple[TensorSpec, ...], promised: tuple[TensorSpec, ...]) -> None:
+    if sorted(map(describe, found)) != sorted(map(describe, promised)):
+        raise ModelLoadFailedError(
+            f"the model's {what} are {', '.join(map(describe, found))};"
+            f" its release promises {', '.join(map(describe, promised))}"
+        )
+
+
+def _trial(session: Session) -> float:
+    """Milliseconds of one run over an empty window; the first also builds what is built lazily."""
+    feeds = {spec.name: _empty(spec) for spec in session.inputs}
+    start = time.perf_counter()
+    session.run(feeds)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _empty(spec: TensorSpec) -> NDArray[np.generic]:
+    return np.zeros([max(1, size) for size in spec.shape], dtype_of(spec.datatype))

@@ -1,0 +1,217 @@
+"""Where a request is answered: here, in the cloud, or with an honest no, always by its deadline.
+
+The choice itself is `capacity.decide`, pure; this measures what that needs, follows it, and falls
+back to this device when the cloud does not keep its promise. Telemetry never comes here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import msgspec
+
+from aimass_edge.capacity import Capacity, Decision, Load, Policy, decide
+from aimass_edge.config import CapacitySettings
+from aimass_edge.predict.active import Active
+from aimass_edge.predict.counts import Counts
+from aimass_edge.predict.worker import Worker
+from aimass_edge.runtime import Arrays, check_feeds
+from aimass_shared.errors import (
+    CloudUnavailableError,
+    DeadlineExceededError,
+    NoActiveModelError,
+    OverloadedError,
+    RequestError,
+)
+from aimass_shared.inference import InferRequest, InferResponse, check_outputs
+
+# Kept back from a hand-off's budget, so that its failure can still be told within the deadline.
+ANSWER_MS = 2.0
+MAY_HAND_OFF = "may_hand_off"
+
+
+class Cloud(Protocol):
+    """The way to the full model in the cloud; see `aimass_edge.handoff.Handoff`."""
+
+    @property
+    def min_budget_ms(self) -> float:
+        """Time below which a hand-off is not tried."""
+
+    def ready(self) -> bool:
+        """Whether a request would be let through now."""
+
+    def round_trip_ms(self) -> float:
+        """How long an answer is expected to take."""
+
+    async def infer(self, request: InferRequest, budget_ms: float) -> InferResponse:
+        """Answer within the budget.
+
+        Raises:
+            CloudUnavailableError: no usable answer in time.
+        """
+
+
+class Errand(msgspec.Struct, frozen=True, eq=False):
+    """A request that was found valid: what it runs on, and when it came and must be done."""
+
+    request: InferRequest
+    active: Active
+    feeds: Arrays
+    start: float
+    end: float
+
+
+class Workbench(msgspec.Struct, frozen=True, eq=False):
+    """What telemetry and requests share: one worker, one account, one clock, one set of counts."""
+
+    capacity: Capacity
+    worker: Worker
+    counts: Counts
+    clock: Callable[[], float]
+
+    def done_ms(self, start: float) -> float:
+        """Time since `start`, which is also noted as a latency of this device."""
+        took_ms = (self.clock() - start) * 1e3
+        self.capacity.latencies.add(took_ms)
+        return took_ms
+
+
+class Dispatch:
+    """Answers requests; `find` gives the slice that a model and a version name."""
+
+    def __init__(
+        self,
+        bench: Workbench,
+        settings: CapacitySettings,
+        *,
+        cloud: Cloud | None,
+        find: Callable[[str, str], Active],
+    ) -> None:
+        self._bench = bench
+        self._capacity = bench.capacity
+        self._clock = bench.clock
+        self.counts = bench.counts
+        self._settings = settings
+        self._cloud = cloud
+        self._find = find
+        self._policy = Policy(
+            queue_limit=settings.queue_limit,
+            safety=settings.safety,
+            min_budget_ms=cloud.min_budget_ms if cloud else 0.0,
+        )
+
+    async def answer(self, request: InferRequest) -> InferResponse:
+        """Answer a request, and count how it ended; see `Predictor.infer`."""
+        self.counts.requests += 1
+        with self._counted():
+            errand = self._errand(request)
+            with errand.active.in_use():
+                return await self._serve(errand)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count how a request ends that does not end with an answer."""
+        try:
+            yield
+        except DeadlineExceededError:
+            self.counts.late += 1
+            raise
+        except (OverloadedError, CloudUnavailableError, NoActiveModelError):
+            self.counts.refused += 1
+            raise
+        except RequestError:
+            self.counts.invalid += 1
+            raise
+        except BaseException:
+            self.counts.failed += 1
+            raise
+
+    def _errand(self, request: InferRequest) -> Errand:
+        start = self._clock()
+        active = self._find(request.model, request.version)
+        check_feeds(active.session.inputs, request.inputs)
+        check_outputs(request, tuple(spec.name for spec in active.session.outputs))
+        deadline_ms = request.deadline_ms
+        if deadline_ms is None:
+            deadline_ms = self._settings.default_deadline_ms
+        return Errand(request, active, request.inputs, start, start + deadline_ms / 1e3)
+
+    async def _serve(self, errand: Errand) -> InferResponse:
+        decision = self._decide(errand, may_hand_off=_may_hand_off(errand.request))
+        if decision.place == "cloud":
+            return await self._hand_off(errand)
+        if decision.place == "local":
+            return await self._run_here(errand)
+        raise self._refusal(errand, decision)
+
+    async def _run_here(self, errand: Errand) -> InferResponse:
+        outputs = await self._bench.worker.submit(
+            errand.active,
+            errand.feeds,
+            telemetry=False,
+            remaining_s=errand.end - self._clock(),
+        )
+        self.counts.answered += 1
+        manifest = errand.active.manifest
+        return InferResponse(
+            model=manifest.model,
+            version=manifest.release,
+            id=errand.request.id,
+            outputs=outputs,
+            parameters={
+                "place": "local",
+                "service_ms": self._bench.done_ms(errand.start),
+                "slice": errand.active.entry.spec.name,
+            },
+        )
+
+    async def _hand_off(self, errand: Errand) -> InferResponse:
+        if self._cloud is None:
+            raise CloudUnavailableError("this device has no cloud to hand off to")
+        try:
+            answer = await self._cloud.infer(errand.request, self._left_ms(errand) - ANSWER_MS)
+        except CloudUnavailableError as error:
+            self.counts.hand_offs_failed += 1
+            return await self._after_failure(errand, error)
+        self.counts.handed_off += 1
+        service_ms = (self._clock() - errand.start) * 1e3
+        told = {**answer.parameters, "place": "cloud", "service_ms": service_ms}
+        return msgspec.structs.replace(answer, id=errand.request.id, parameters=told)
+
+    async def _after_failure(self, errand: Errand, error: CloudUnavailableError) -> InferResponse:
+        """What can still be done here is done here; the queue may have got shorter meanwhile."""
+        if self._decide(errand, may_hand_off=False).place == "local":
+            return await self._run_here(errand)
+        raise error
+
+    def _decide(self, errand: Errand, *, may_hand_off: bool) -> Decision:
+        return decide(self._load(errand, may_hand_off=may_hand_off), self._policy)
+
+    def _load(self, errand: Errand, *, may_hand_off: bool) -> Load:
+        now = self._clock()
+        windows = next(iter(errand.feeds.values())).shape[0]
+        cloud = self._cloud if may_hand_off else None
+        return Load(
+            remaining_ms=self._left_ms(errand),
+            queued=self._capacity.queued,
+            backlog_ms=self._capacity.backlog_ms(now),
+            service_ms=self._capacity.times.ms(errand.active.key, windows, now),
+            cloud_ready=cloud is not None and cloud.ready(),
+            cloud_ms=cloud.round_trip_ms() + ANSWER_MS if cloud else 0.0,
+        )
+
+    def _refusal(self, errand: Errand, decision: Decision) -> OverloadedError:
+        deadline_ms = (errand.end - errand.start) * 1e3
+        return OverloadedError(
+            f"{decision.reason}: {self._capacity.queued} requests wait, this one would be done in"
+            f" {decision.predicted_ms:.1f} ms, its deadline is {deadline_ms:.0f} ms; send fewer or"
+            " allow more time"
+        )
+
+    def _left_ms(self, errand: Errand) -> float:
+        return (errand.end - self._clock()) * 1e3
+
+
+def _may_hand_off(request: InferRequest) -> bool:
+    """A request for one release stays here: the cloud answers with its newest."""
+    return not request.version and bool(request.parameters.get(MAY_HAND_OFF, True))

@@ -1,0 +1,261 @@
+"""The active slice at work: telemetry windows and requests in, predictions and answers out.
+
+It owns the slice, the worker and the account of its time; how a window is read is `telemetry`, and
+where a request goes is `dispatch`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+
+from aimass_edge.capacity import Capacity
+from aimass_edge.config import BoardSettings, CapacitySettings
+from aimass_edge.inventory import rss_mib
+from aimass_edge.predict.active import MODEL_FILE, Active, Opener, open_checked
+from aimass_edge.predict.counts import Counts, Status
+from aimass_edge.predict.dispatch import Cloud, Dispatch, Workbench
+from aimass_edge.predict.telemetry import Outcome, Source, judge, model_input, prediction
+from aimass_edge.predict.worker import Worker
+from aimass_edge.runtime import open_session
+from aimass_shared import __version__
+from aimass_shared.errors import NoActiveModelError, NotFoundError
+from aimass_shared.inference import InferRequest, InferResponse, ModelMetadata
+from aimass_shared.manifest import Manifest, SliceEntry
+from aimass_shared.messages import AgentStats, Prediction
+from aimass_shared.windows import Window
+
+log = logging.getLogger(__name__)
+
+
+@final
+class Predictor:
+    """Answers by the active slice, by the cloud, or with an honest no, always by the deadline.
+
+    It implements `aimass_shared.inference.Backend`. All methods belong to one event loop.
+    """
+
+    name = "aimass-edge"
+    version = __version__
+
+    def __init__(
+        self,
+        board: BoardSettings,
+        capacity: CapacitySettings,
+        *,
+        cloud: Cloud | None = None,
+        opener: Opener = open_session,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; `async with` starts the worker.
+
+        Args:
+            board: whose pace, threads and providers sessions get.
+            capacity: limits of the queue and of requests that name no deadline.
+            cloud: where requests go that are too much for here; None refuses them.
+            opener: loads a model file.
+            clock: monotonic seconds.
+        """
+        self._board = board
+        self._cloud = cloud
+        self._opener = opener
+        self._clock = clock
+        self._capacity = Capacity()
+        self._worker = Worker(self._capacity, clock)
+        self.counts = Counts()
+        self._bench = Workbench(self._capacity, self._worker, self.counts, clock)
+        self._dispatch = Dispatch(self._bench, capacity, cloud=cloud, find=self._named)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._swap = anyio.Lock()
+        self._active: Active | None = None
+
+    async def __aenter__(self) -> "Predictor":
+        """Start the worker."""
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._worker.work, name="aimass-predict")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the run that is under way end, answer what waits, close the slice."""
+        tasks, self._tasks = self._tasks, None
+        if tasks is None:
+            return
+        tasks.cancel_scope.cancel()
+        await tasks.__aexit__(kind, error, trace)
+        self._worker.close()
+        self._replace(None)
+
+    async def activate(self, manifest: Manifest, entry: SliceEntry, directory: Path) -> None:
+        """Make a slice of a release the one that answers; the one before answers until then.
+
+        Args:
+            manifest: the release.
+            entry: its slice.
+            directory: where its files are.
+
+        Raises:
+            ModelLoadFailedError: it does not load, match its contract or run; nothing changes.
+        """
+        async with self._swap:
+            opened = await anyio.to_thread.run_sync(
+                open_checked,
+                directory / MODEL_FILE,
+                self._board,
+                manifest.contract,
+                self._opener,
+            )
+            active = Active(manifest, entry, opened.session)
+            now = self._clock()
+            self._capacity.times.add(active.key, 1, measured_ms=opened.window_ms, now=now)
+            self._replace(active)
+        log.info("%s runs, %.2f ms a window at best", active.key, opened.window_ms)
+
+    def _replace(self, active: Active | None) -> None:
+        before, self._active = self._active, active
+        if before is None:
+            return
+        before.retire()
+        if active is None or active.key != before.key:
+            self._capacity.times.forget(before.key)
+
+    def ready(self) -> bool:
+        """Whether a slice is active."""
+        return self._active is not None
+
+    def models(self) -> Sequence[str]:
+        """Name of the active model, if there is one."""
+        return [self._active.manifest.model] if self._active else []
+
+    def metadata(self, model: str, version: str) -> ModelMetadata:
+        """What the active slice takes and gives.
+
+        Raises:
+            NotFoundError: another model or release is asked for.
+            NoActiveModelError: there is none.
+        """
+        active = self._named(model, version)
+        return ModelMetadata(
+            name=active.manifest.model,
+            versions=(active.manifest.release,),
+            platform="onnxruntime_onnx",
+            inputs=active.session.inputs,
+            outputs=active.session.outputs,
+        )
+
+    async def predict(self, window: Window, sensors: tuple[str, ...]) -> Prediction | None:
+        """Judge one window of telemetry with the local slice; None if too little was measured.
+
+        Args:
+            window: as long as the contract asks for; other channels than the model's are left out.
+            sensors: names of the window's channels, in order.
+
+        Raises:
+            NoActiveModelError: no slice is active.
+            BadTensorError: the window has the wrong length.
+            ModelError: the model failed or gave a score that is no number.
+        """
+        self.counts.windows += 1
+        try:
+            result = await self._predict(self._any(), window, sensors)
+        except BaseException:
+            self.counts.failed_windows += 1
+            raise
+        if result is None:
+            self.counts.uncovered += 1
+        else:
+            self.counts.predicted += 1
+            self.counts.alarms += result.alarm
+        return result
+
+    async def _predict(
+        self, active: Active, window: Window, sensors: tuple[str, ...]
+    ) -> Prediction | None:
+        start = self._clock()
+        contract = active.manifest.contract
+        taken = model_input(contract, window, active.selection(sensors))
+        if taken.coverage < contract.min_coverage:
+            return None
+        outputs = await self._worker.submit(active, taken.feeds, telemetry=True, remaining_s=None)
+        judged = judge(contract, outputs)
+        outcome = Outcome(
+            alarm=active.alarm.step(judged.score),
+            coverage=taken.coverage,
+            service_ms=self._bench.done_ms(start),
+        )
+        return prediction(Source(active.manifest, active.entry), window, judged, outcome)
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer a request by its deadline, here or in the cloud.
+
+        The parameter `may_hand_off` = false keeps it on the device, and so does a version.
+
+        Raises:
+            OverloadedError: neither here nor the cloud can do it in time.
+            DeadlineExceededError: it was accepted and did not finish in time.
+            CloudUnavailableError: it was handed off, failed there and cannot be done here any more.
+            RequestError: it has wrong tensors, or asks for another model.
+            NoActiveModelError: no slice is active.
+        """
+        return await self._dispatch.answer(request)
+
+    def _any(self) -> Active:
+        if self._active is None:
+            raise NoActiveModelError("no model is active yet; a rollout brings one")
+        return self._active
+
+    def _named(self, model: str, version: str) -> Active:
+        active = self._any()
+        manifest = active.manifest
+        if model != manifest.model or version not in {"", manifest.release}:
+            raise NotFoundError(
+                f"no model {model!r} version {version!r} here; {manifest.model!r} version"
+                f" {manifest.release!r} is active"
+            )
+        return active
+
+    def stats(self) -> AgentStats:
+        """The part of the heartbeat's statistics that is known here."""
+        counts = self.counts
+        return AgentStats(
+            predictions=counts.predicted + counts.answered + counts.handed_off,
+            handed_off=counts.handed_off,
+            refused=counts.refused,
+            late=counts.late,
+            alarms=counts.alarms,
+            p50_ms=self._capacity.latencies.percentile(0.5),
+            p99_ms=self._capacity.latencies.percentile(0.99),
+            rss_mib=rss_mib(),
+        )
+
+    def status(self) -> Status:
+        """What runs here and how it does."""
+        active, cloud = self._active, self._cloud
+        manifest = active.manifest if active else None
+        return Status(
+            ready=active is not None,
+            model=manifest.model if manifest else "",
+            release=manifest.release if manifest else "",
+            slice=active.entry.spec.name if active else "",
+            provider=active.session.provider if active else "",
+            board=self._board.name,
+            queued=self._capacity.queued,
+            service_ms=self._capacity.times.ms(active.key, 1, self._clock()) if active else 0.0,
+            p50_ms=self._capacity.latencies.percentile(0.5),
+            p99_ms=self._capacity.latencies.percentile(0.99),
+            cloud_ready=cloud is not None and cloud.ready(),
+            cloud_ms=cloud.round_trip_ms() if cloud else 0.0,
+            counts=msgspec.structs.replace(self.counts),
+        )

@@ -1,0 +1,140 @@
+"""From a window of telemetry to the model's inputs, and from its outputs to a prediction.
+
+Pure: no queue, no session, no clock. What a window means is in the release's contract.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from aimass_shared.errors import BadTensorError, ModelError
+from aimass_shared.manifest import AlarmRule, Contract, Manifest, SliceEntry
+from aimass_shared.messages import Prediction
+from aimass_shared.windows import Window
+
+Floats = NDArray[np.float32]
+Outputs = Mapping[str, NDArray[Any]]
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Where a contract's sensors are in a row of telemetry; -1 for those that are not there."""
+
+    columns: tuple[int, ...]
+
+    @property
+    def missing(self) -> int:
+        """How many sensors of the contract the telemetry does not have."""
+        return self.columns.count(-1)
+
+
+class ModelInput(msgspec.Struct, frozen=True, eq=False):
+    """One window as the model takes it: `feeds` of batch 1, `coverage` over its own sensors."""
+
+    feeds: dict[str, Floats]
+    coverage: float
+
+
+class AlarmState:
+    """Counts windows in a row over the threshold; a window without a score leaves the count."""
+
+    def __init__(self, rule: AlarmRule) -> None:
+        self._rule = rule
+        self._in_a_row = 0
+
+    def step(self, score: float) -> bool:
+        """Take in the score of the next window; whether the alarm holds now."""
+        self._in_a_row = self._in_a_row + 1 if score > self._rule.threshold else 0
+        return self._in_a_row >= self._rule.consecutive
+
+
+def select(contract: Contract, sensors: tuple[str, ...]) -> Selection:
+    """Find a contract's sensors among the channels of a row, by name."""
+    where = {name: column for column, name in enumerate(sensors)}
+    return Selection(tuple(where.get(sensor.name, -1) for sensor in contract.sensors))
+
+
+def model_input(contract: Contract, window: Window, selection: Selection) -> ModelInput:
+    """Cut the model's sensors out of a window; what is missing or not finite gets mask 0.
+
+    Raises:
+        BadTensorError: the window has another length than the contract's.
+    """
+    if window.values.shape[0] != contract.window:
+        raise BadTensorError(
+            f"window has {window.values.shape[0]} rows, {contract.model} takes {contract.window};"
+            " cut windows to the length in the release's contract"
+        )
+    columns = np.array(selection.columns)
+    there = columns >= 0
+    values: Floats = np.zeros((1, contract.window, len(columns)), np.float32)
+    mask: Floats = np.zeros_like(values)
+    values[0][:, there] = window.values[:, columns[there]]
+    mask[0][:, there] = window.mask[:, columns[there]]
+    # The graph multiplies values by the mask, and a not-a-number survives a product with zero.
+    unusable = (mask == 0) | ~np.isfinite(values)
+    values[unusable] = 0
+    mask[unusable] = 0
+    return ModelInput({"values": values, "mask": mask}, float(mask.mean()))
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What the outputs say about one window."""
+
+    score: float
+    top_sensors: tuple[str, ...]
+    forecast: tuple[float, ...]
+
+
+def judge(contract: Contract, outputs: Outputs) -> Judged:
+    """Read score, blame and forecast of the one window in a batch.
+
+    Raises:
+        ModelError: the score is not finite.
+    """
+    rule = contract.alarm
+    score = float(outputs[rule.score][0])
+    if not np.isfinite(score):
+        raise ModelError(f"{contract.model} gave the score {score}; roll back to another release")
+    worst = np.argsort(-outputs[rule.contribution][0], kind="stable")[: rule.top]
+    return Judged(
+        score=score,
+        top_sensors=tuple(contract.sensors[index].name for index in worst),
+        forecast=tuple(float(value) for value in np.nan_to_num(outputs["forecast"][0, 0])),
+    )
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What made a prediction: a slice of a release."""
+
+    manifest: Manifest
+    entry: SliceEntry
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent knows about a window beside the model's outputs."""
+
+    alarm: bool
+    coverage: float
+    service_ms: float
+
+
+def prediction(source: Source, window: Window, judged: Judged, outcome: Outcome) -> Prediction:
+    """Put together what is published and sent to the cloud."""
+    return Prediction(
+        model=source.manifest.model,
+        release=source.manifest.release,
+        slice=source.entry.spec.name,
+        sequence=window.sequence,
+        window_end=window.end_ms,
+        score=judged.score,
+        threshold=source.manifest.contract.alarm.threshold,
+        alarm=outcome.alarm,
+        top_sensors=judged.top_sensors,
+        coverage=outcome.coverage,
+        place="local",
+        service_ms=outcome.service_ms,
+        forecast=judged.forecast,
+    )
