@@ -14,7 +14,7 @@ The tree, by who can act on it:
     - BadSignatureError, BadDigestError, UnfitReleaseError, ReleaseRollbackError,
       SelfTestFailedError
   + CapacityError            nobody: try later or elsewhere
-    - OverloadedError, DeadlineExceededError, NoActiveModelError
+    - OverloadedError, DeadlineExceededError, NoActiveModelError, JobInterruptedError
   + LinkError                the network between the parts
     - BrokerUnavailableError, CloudUnavailableError, DownloadFailedError
   + ModelError               the author of a model
@@ -226,6 +226,12 @@ class NoActiveModelError(CapacityError):
     """No model is active yet."""
 
     code = "no-active-model"
+
+
+class JobInterruptedError(CapacityError):
+    """A job that was running when the coordinator stopped; start it again."""
+
+    code = "job-interrupted"
 
 
 class LinkError(AimassError):
