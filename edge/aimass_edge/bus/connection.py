@@ -33,7 +33,9 @@ class Bus:
     It never raises because the broker is away. One reader at a time may iterate `messages()`.
     """
 
-    def __init__(self, options: BusOptions, *, will: Callable[[], Will] | None = None) -> None:
+    def __init__(
+        self, options: BusOptions, *, will: Callable[[], Will | None] | None = None
+    ) -> None:
         self._options = options
         self._will = will
         self._filters: dict[str, int] = {}
