@@ -71,7 +71,8 @@ class TrainedModel:
 
     Attributes:
         weights: what training changes, full width, float32, by name (see `forecaster.nesting`).
-        constants: what stays the same in all descendants: normalisation, VAR, graph; and the gate.
+        constants: normalisation, VAR, monitor and graph, the same in all descendants; and `gate`
+            `[widths, horizon, S]`, which each descendant chooses for itself.
     """
 
     info: ModelInfo
@@ -150,7 +151,7 @@ def _parted(packed: bytes) -> tuple[Arrays, Arrays]:
     weights, constants = (
         {
             name.removeprefix(prefix): array
-            for name, array in arrays.items()
+            for name, array in sorted(arrays.items())
             if name.startswith(prefix)
         }
         for prefix in (_WEIGHT, _CONSTANT)

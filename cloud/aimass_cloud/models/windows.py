@@ -1,0 +1,17 @@
+"""Windows of complete recordings, and the error of forecasts after them. Numpy only."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def cut(rows: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """All windows `[n, length, S]` of rows `[T, S]`, one after each row."""
+    view = np.lib.stride_tricks.sliding_window_view(rows, length, axis=0)
+    return np.ascontiguousarray(view.transpose(0, 2, 1))
+
+
+def scaled_error(
+    forecast: NDArray[np.floating], future: NDArray[np.floating], scale: NDArray[np.floating]
+) -> float:
+    """Mean squared error `[n, horizon, S]` in units of `scale` `[S]`, over all sensors."""
+    return float(np.mean(((forecast - future) / scale) ** 2, dtype=np.float64))
