@@ -1,0 +1,183 @@
+"""The device's private rows, a ring on disk: what federated rounds learn from; they never leave.
+
+Rows are appended in batches and read as segments without gaps. Nothing here imputes: a missing
+value is stored as 0 with mask 0, a missing row splits a segment. Losing the last moment of rows in
+a power cut costs nothing (synchronous=NORMAL), unlike a row of the outbox.
+"""
+
+import asyncio
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aimass_edge.config import HistorySettings
+from aimass_shared.errors import BadTensorError, NotFoundError, StorageFullError
+from aimass_shared.windows import Row
+
+_log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+Segment = tuple[Floats, Floats]
+_T = TypeVar("_T")
+
+_SCHEMA = """
+create table if not exists layout(key integer primary key check (key = 0), text text not null);
+create table if not exists rows(time_ms integer primary key, data blob not null);
+"""
+_DROP_OLDEST = """
+delete from rows where time_ms in (select time_ms from rows order by time_ms limit ?)
+"""
+
+
+@final
+class History:
+    """Rows of `sensors` every `step_ms`. `async with` opens the file.
+
+    A file of other sensors or another step is moved aside as `<name>.before`, as its rows have
+    another meaning; so is one that SQLite cannot read.
+    """
+
+    def __init__(
+        self, path: Path, sensors: Sequence[str], step_ms: int, *, settings: HistorySettings
+    ) -> None:
+        self.step_ms = step_ms
+        self._path = path
+        self._places = {name: place for place, name in enumerate(sensors)}
+        self._layout = json.dumps([list(sensors), step_ms])
+        self._max_rows = settings.max_rows
+        self._count = 0
+
+    async def __aenter__(self) -> "History":
+        """Open or create the file.
+
+        Raises:
+            StorageFullError: it cannot be written.
+        """
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="aimass-history")
+        try:
+            await self._in_thread(self._open)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the file."""
+        await self._in_thread(self._close)
+        self._thread.shutdown()
+
+    def count(self) -> int:
+        """Rows on the disk."""
+        return self._count
+
+    async def append(self, rows: Sequence[Row]) -> None:
+        """Add rows; a time that is there already keeps its row; the oldest make room.
+
+        Raises:
+            BadTensorError: a row has not exactly our sensors.
+            StorageFullError: the disk is full or failing; none of the rows is kept.
+        """
+        width = len(self._places)
+        for row in rows:
+            if row.values.shape != (width,) or row.mask.shape != (width,):
+                raise BadTensorError(
+                    f"a row of history has {width} sensors, not {row.values.shape}"
+                )
+        packed = [(row.time_ms, _pack(row)) for row in rows]
+        await self._in_thread(lambda: self._append(packed))
+
+    async def segments(self, sensors: Sequence[str]) -> list[Segment]:
+        """All rows in time order, as (values `[T, S]`, mask `[T, S]`) of the sensors asked for.
+
+        A new segment begins where a row is missing.
+
+        Raises:
+            NotFoundError: a sensor is not recorded here.
+        """
+        unknown = [name for name in sensors if name not in self._places]
+        if unknown:
+            raise NotFoundError(f"sensors {unknown} are not recorded here: see source.sensors")
+        places = np.array([self._places[name] for name in sensors], dtype=np.intp)
+        return await self._in_thread(lambda: self._segments(places))
+
+    def _open(self) -> None:
+        try:
+            self._db = self._connect()
+            if self._read_layout() != self._layout:
+                self._db.close()
+                self._move_aside("its rows have other sensors or another step")
+                self._db = self._connect()
+        except sqlite3.OperationalError as error:
+            raise StorageFullError(f"history {self._path} cannot be opened: {error}") from error
+        except sqlite3.DatabaseError as error:
+            self._move_aside(str(error))
+            self._db = self._connect()
+        (self._count,) = self._db.execute("select count(*) from rows").fetchone()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, timeout=30)
+        try:
+            db.execute("pragma journal_mode=wal")
+            db.execute("pragma synchronous=normal")
+            db.executescript(_SCHEMA)
+            db.execute("insert or ignore into layout values(0, ?)", (self._layout,))
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _read_layout(self) -> str:
+        text: str = self._db.execute("select text from layout").fetchone()[0]
+        return text
+
+    def _move_aside(self, why: str) -> None:
+        aside = self._path.with_name(self._path.name + ".before")
+        _log.warning("history %s is moved to %s: %s", self._path, aside.name, why)
+        self._path.replace(aside)
+
+    def _close(self) -> None:
+        self._db.close()
+
+    def _append(self, packed: Sequence[tuple[int, bytes]]) -> None:
+        try:
+            self._db.execute("begin immediate")
+            added = self._db.executemany("insert or ignore into rows values(?,?)", packed).rowcount
+            excess = max(0, self._count + added - self._max_rows)
+            self._db.execute(_DROP_OLDEST, (excess,))
+            self._db.execute("commit")
+        except sqlite3.OperationalError as error:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            raise StorageFullError(f"history cannot be written: {error}") from error
+        self._count += added - excess
+
+    def _segments(self, places: NDArray[np.intp]) -> list[Segment]:
+        rows = self._db.execute("select time_ms, data from rows order by time_ms").fetchall()
+        if not rows:
+            return []
+        times = np.array([time_ms for time_ms, _ in rows], dtype=np.int64)
+        width = len(self._places)
+        packed = np.frombuffer(b"".join(data for _, data in rows), dtype=np.uint8)
+        packed = packed.reshape(len(rows), -1)
+        values = packed[:, : 4 * width].copy().view("<f4")[:, places]
+        bits = np.unpackbits(packed[:, 4 * width :], axis=1, count=width)
+        mask = bits[:, places].astype(np.float32)
+        cuts = np.flatnonzero(np.diff(times) != self.step_ms) + 1
+        ends = [0, *cuts.tolist(), len(rows)]
+        return [(values[first:last], mask[first:last]) for first, last in pairwise(ends)]
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _pack(row: Row) -> bytes:
+    """Values as little-endian float32, then one bit per sensor for the mask."""
+    return row.values.astype("<f4").tobytes() + np.packbits(row.mask > 0).tobytes()
