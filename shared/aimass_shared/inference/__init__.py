@@ -19,7 +19,15 @@ from aimass_shared.inference.codec import (
     encode_request,
     encode_response,
 )
-from aimass_shared.inference.tensors import Parameter, Tensor, check_inputs, datatype_of, dtype_of
+from aimass_shared.inference.tensors import (
+    Parameter,
+    Tensor,
+    batch_size,
+    check_inputs,
+    datatype_of,
+    dtype_of,
+    shape_fits,
+)
 
 __all__ = [
     "HEADER_LENGTH",
@@ -33,6 +41,7 @@ __all__ = [
     "ServerMetadata",
     "Tensor",
     "WantedOutput",
+    "batch_size",
     "check_inputs",
     "check_outputs",
     "datatype_of",
@@ -41,4 +50,5 @@ __all__ = [
     "dtype_of",
     "encode_request",
     "encode_response",
+    "shape_fits",
 ]

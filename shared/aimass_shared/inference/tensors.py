@@ -232,14 +232,30 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Tensor]) -> N
         )
     for spec in specs:
         array = inputs[spec.name]
-        if datatype_of(array) != spec.datatype or not _shape_fits(spec, array.shape):
+        if datatype_of(array) != spec.datatype or not shape_fits(spec, array.shape):
             raise BadTensorError(
                 f"input `{spec.name}` is {datatype_of(array)} {list(array.shape)},"
                 f" expected {spec.datatype} {list(spec.shape)} (-1 is any size)"
             )
 
 
-def _shape_fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+def batch_size(inputs: Mapping[str, Tensor]) -> int:
+    """How many windows inputs hold, whose first dimension is the batch.
+
+    Raises:
+        BadTensorError: the inputs do not agree, or hold none.
+    """
+    sizes = {name: array.shape[:1] for name, array in inputs.items()}
+    found = set(sizes.values())
+    if len(found) != 1 or found <= {(), (0,)}:
+        counted = ", ".join(f"`{name}` {list(size)}" for name, size in sizes.items())
+        raise BadTensorError(f"all inputs must hold the same windows, at least one: {counted}")
+    (size,) = found.pop()
+    return int(size)
+
+
+def shape_fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    """Whether a shape is one that a spec allows; -1 in the spec is any size."""
     return len(shape) == len(spec.shape) and all(
         want in {-1, size} for want, size in zip(spec.shape, shape, strict=True)
     )

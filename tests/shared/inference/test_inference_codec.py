@@ -17,6 +17,7 @@ from aimass_shared.inference import (
     Parameter,
     Tensor,
     WantedOutput,
+    batch_size,
     check_inputs,
     check_outputs,
     decode_request,
@@ -314,3 +315,15 @@ def test_inputs_that_do_not_fit_are_told_what_is_expected(
 ) -> None:
     with pytest.raises(BadTensorError, match=said):
         check_inputs(SPECS, inputs)
+
+
+def test_the_batch_is_the_first_dimension_of_all_inputs() -> None:
+    assert batch_size(_inputs((5, 4, 3))) == 5
+
+
+@pytest.mark.parametrize("shapes", [((2, 4), (3, 4)), ((0, 4), (0, 4)), ((), ()), ((1,), ())])
+def test_inputs_of_different_batches_or_of_none_are_refused(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    with pytest.raises(BadTensorError, match="the same windows, at least one"):
+        batch_size({"a": np.zeros(shapes[0]), "b": np.zeros(shapes[1])})

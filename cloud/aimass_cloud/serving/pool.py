@@ -1,0 +1,187 @@
+"""The models that the coordinator serves: one active version per name, swapped while it answers.
+
+An `aimass_shared.inference.Backend`: HTTP is in front of it, the queue of each model is a
+`Batcher`. Which release is served is decided by whoever calls `load`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version as version_of
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from aimass_cloud.config import ServingSettings
+from aimass_cloud.serving.batcher import Batcher, BatchLimits
+from aimass_cloud.serving.session import OnnxSession, example, open_session
+from aimass_cloud.serving.timing import RunTimes
+from aimass_shared.errors import NoActiveModelError, NotFoundError
+from aimass_shared.inference import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Tensor,
+    batch_size,
+    check_inputs,
+    check_outputs,
+)
+from aimass_shared.manifest import Contract
+
+log = logging.getLogger(__name__)
+
+PLATFORM = "onnxruntime_onnx"
+_WARM_RUNS = 3
+
+
+class _Served(NamedTuple):
+    """A model that answers."""
+
+    name: str
+    version: str
+    contract: Contract
+    session: OnnxSession
+    batcher: Batcher
+
+    def windows(self, inputs: Mapping[str, Tensor]) -> int:
+        return batch_size(inputs) if self.session.batchable else 1
+
+    def metadata(self) -> ModelMetadata:
+        contract = self.contract
+        return ModelMetadata(
+            self.name, (self.version,), PLATFORM, contract.inputs, contract.outputs
+        )
+
+
+class ModelPool:
+    """Serves models; `async with` is the time in which it does.
+
+    Args:
+        settings: limits of the queues and batches, and threads of one run.
+    """
+
+    name = "aimass"
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self.version = version_of("aimass")
+        self._settings = settings
+        self._served: dict[str, _Served] = {}
+        self._loading = asyncio.Lock()
+        self._executor = ThreadPoolExecutor(1, "serving")  # starts its thread with the first run
+
+    async def __aenter__(self) -> Self:
+        """Start without any model."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Answer what waits, then stop."""
+        served, self._served = self._served, {}
+        for one in served.values():
+            await one.batcher.drain()
+        self._executor.shutdown()
+
+    async def load(self, model: str, version: str, path: Path, contract: Contract) -> None:
+        """Open a model, prove it, and put it in the place of the version before it.
+
+        The old version answers until the new one is ready, and what it has begun.
+
+        Raises:
+            ModelLoadFailedError: the old version, if any, goes on answering.
+        """
+        async with self._loading:
+            session, times = await asyncio.to_thread(self._opened, path, contract)
+            batcher = self._batcher(session, times)
+            old = self._served.get(model)
+            self._served[model] = _Served(model, version, contract, session, batcher)
+        log.info("serving %s version %s", model, version)
+        if old:
+            await old.batcher.drain()
+
+    def _opened(self, path: Path, contract: Contract) -> tuple[OnnxSession, RunTimes]:
+        session = open_session(path, contract, self._settings.threads)
+        times = RunTimes()
+        for windows in {1, self._max_batch(session)}:
+            inputs = example(contract.inputs, windows)
+            times.add(windows, min(_timed(session, inputs) for _ in range(_WARM_RUNS)))
+        return session, times
+
+    def _max_batch(self, session: OnnxSession) -> int:
+        return self._settings.max_batch if session.batchable else 1
+
+    def _batcher(self, session: OnnxSession, times: RunTimes) -> Batcher:
+        limits = BatchLimits(self._max_batch(session), self._settings.queue_limit)
+        return Batcher(session.run, limits, executor=self._executor, times=times)
+
+    def ready(self) -> bool:
+        """Whether any model answers."""
+        return bool(self._served)
+
+    def models(self) -> Sequence[str]:
+        """Names of the models that answer."""
+        return sorted(self._served)
+
+    def metadata(self, model: str, version: str) -> ModelMetadata:
+        """What a model takes and gives; version "" is the active one.
+
+        Raises:
+            NotFoundError: names what there is.
+        """
+        return self._find(model, version).metadata()
+
+    def _find(self, model: str, version: str) -> _Served:
+        served = self._served.get(model)
+        if served is None:
+            known = ", ".join(self.models()) or "none yet"
+            raise NotFoundError(f"no model {model} is served; models: {known}")
+        if version not in {"", served.version}:
+            raise NotFoundError(
+                f"model {model} has no version {version} here; active is {served.version}"
+            )
+        return served
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Run a model.
+
+        The response's parameters: `place` "cloud"; `service_ms` of the run, `queue_ms` before it,
+        and `batch`, the windows that shared it.
+
+        Raises:
+            NoActiveModelError: nothing is served yet.
+            NotFoundError: no such model or version.
+            BadTensorError: the inputs or wanted outputs are not those of the model.
+            OverloadedError: the queue is full, or the deadline cannot be met.
+            DeadlineExceededError: the deadline passed nevertheless.
+        """
+        if not self._served:
+            raise NoActiveModelError("no model is served yet: make a release first")
+        served = self._find(request.model, request.version)
+        check_inputs(served.contract.inputs, request.inputs)
+        check_outputs(request, tuple(spec.name for spec in served.contract.outputs))
+        deadline_ms = request.deadline_ms or self._settings.default_deadline_ms
+        windows = served.windows(request.inputs)
+        done = await served.batcher.submit(request.inputs, windows, deadline_ms / 1000)
+        return InferResponse(
+            model=served.name,
+            version=served.version,
+            id=request.id,
+            outputs=done.outputs,
+            parameters={
+                "place": "cloud",
+                "service_ms": round(done.run_s * 1000, 3),
+                "queue_ms": round(done.queue_s * 1000, 3),
+                "batch": done.batch,
+            },
+        )
+
+
+def _timed(session: OnnxSession, inputs: Mapping[str, Tensor]) -> float:
+    start = time.perf_counter()
+    session.run(inputs)
+    return time.perf_counter() - start

@@ -1,0 +1,99 @@
+"""One model file, opened in ONNX Runtime and proven against its contract.
+
+Blocking, and safe to call from any thread. Queues and deadlines are the batcher's.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime as ort
+
+from aimass_shared.errors import ModelLoadFailedError
+from aimass_shared.inference import Tensor, datatype_of, dtype_of, shape_fits
+from aimass_shared.manifest import Contract, TensorSpec
+
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxSession:
+    """A model that is ready to run.
+
+    Attributes:
+        batchable: whether the first dimension of all inputs and outputs is the batch.
+    """
+
+    def __init__(self, session: Any, contract: Contract) -> None:  # noqa: ANN401  # ORT has no types
+        self._session = session
+        self._outputs = [spec.name for spec in contract.outputs]
+        specs = (*contract.inputs, *contract.outputs)
+        self.batchable = all(spec.shape[:1] == (-1,) for spec in specs)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the model once; the inputs were checked against the contract."""
+        values = cast("list[Tensor]", self._session.run(self._outputs, dict(inputs)))
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def open_session(path: Path, contract: Contract, threads: int) -> OnnxSession:
+    """Open a model and prove it: its inputs and outputs are those of the contract, and it runs.
+
+    Args:
+        path: of an ONNX file.
+        contract: what the release says of the model.
+        threads: that one run may use.
+
+    Raises:
+        ModelLoadFailedError: the runtime refuses the file, or it is not what the contract says.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    # Batches vary in size: an arena would keep the memory of the largest one for ever.
+    options.enable_cpu_mem_arena = False
+    try:
+        raw = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = OnnxSession(raw, contract)
+        _check_names(raw, contract)
+        for batch in (1, 2) if session.batchable else (1,):
+            _check_outputs(session.run(example(contract.inputs, batch)), contract, batch)
+    except ModelLoadFailedError:
+        raise
+    except Exception as error:  # ORT raises a dozen unrelated classes
+        raise ModelLoadFailedError(
+            f"ONNX Runtime {ort.__version__} cannot run {path.name}: {error}"
+        ) from error
+    return session
+
+
+def example(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, Tensor]:
+    """Zeros as a model takes them; `batch` stands in for every size that is open."""
+    return {
+        spec.name: np.zeros([batch if n < 0 else n for n in spec.shape], dtype_of(spec.datatype))
+        for spec in specs
+    }
+
+
+def _check_names(session: Any, contract: Contract) -> None:  # noqa: ANN401  # ORT has no types
+    has = {node.name for node in session.get_inputs()}, {n.name for n in session.get_outputs()}
+    inputs, outputs = (
+        {spec.name for spec in specs} for specs in (contract.inputs, contract.outputs)
+    )
+    if has[0] != inputs or not outputs <= has[1]:
+        raise ModelLoadFailedError(
+            f"the model has inputs {sorted(has[0])} and outputs {sorted(has[1])}, its contract says"
+            f" {sorted(inputs)} and {sorted(outputs)}; release it again"
+        )
+
+
+def _check_outputs(outputs: Mapping[str, Tensor], contract: Contract, batch: int) -> None:
+    for spec in contract.outputs:
+        array = outputs[spec.name]
+        fits = shape_fits(spec, array.shape) and (spec.shape[:1] != (-1,) or len(array) == batch)
+        if datatype_of(array) != spec.datatype or not fits:
+            raise ModelLoadFailedError(
+                f"output `{spec.name}` is {datatype_of(array)} {list(array.shape)} for {batch}"
+                f" windows, its contract says {spec.datatype} {list(spec.shape)}; release it again"
+            )
