@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version as version_of
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -18,6 +17,7 @@ from aimass_cloud.config import ServingSettings
 from aimass_cloud.serving.batcher import Batcher, BatchLimits
 from aimass_cloud.serving.session import OnnxSession, example, open_session
 from aimass_cloud.serving.timing import RunTimes
+from aimass_shared import __version__
 from aimass_shared.errors import NoActiveModelError, NotFoundError
 from aimass_shared.inference import (
     InferRequest,
@@ -65,7 +65,7 @@ class ModelPool:
     name = "aimass"
 
     def __init__(self, settings: ServingSettings) -> None:
-        self.version = version_of("aimass")
+        self.version = __version__
         self._settings = settings
         self._served: dict[str, _Served] = {}
         self._loading = asyncio.Lock()
