@@ -77,7 +77,9 @@ class Api:
         self._server = _Server(
             uvicorn.Config(
                 StatusApp(app, status),
+                interface="asgi3",
                 lifespan="off",
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -119,8 +121,7 @@ class Api:
         if tasks is None:
             return
         self._server.should_exit = True
-        with anyio.CancelScope(shield=True):
-            await tasks.__aexit__(kind, error, trace)
+        await tasks.__aexit__(kind, error, trace)
 
     async def _serve(self, listener: socket.socket) -> None:
         # Ended by `should_exit`, never by cancellation: that would leave the socket open.

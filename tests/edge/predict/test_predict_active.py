@@ -1,0 +1,69 @@
+"""The life of a loaded slice: tried before it answers, closed after its last user."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimass_edge.config import BoardSettings
+from aimass_edge.predict.active import Active, open_checked
+from aimass_edge.runtime import open_session
+from aimass_shared.errors import ModelLoadFailedError
+from aimass_shared.manifest import Contract
+
+Make = Callable[..., Any]
+DATA = Path(__file__).parent.parent / "data"
+BOARD = BoardSettings()
+
+
+def test_it_closes_when_the_last_user_is_done(make_release: Make, make_pace: Make) -> None:
+    release, pace = make_release(), make_pace()
+    path = release.directory / "model.onnx"
+    active = Active(release.manifest, release.entry, pace(path, BOARD))
+    with active.in_use():
+        with active.in_use():
+            active.retire()
+        assert pace.closed == []
+    assert pace.closed == [path]
+
+
+def test_it_closes_at_once_without_users(make_release: Make, make_pace: Make) -> None:
+    release, pace = make_release(), make_pace()
+    active = Active(release.manifest, release.entry, pace(release.directory / "model.onnx", BOARD))
+    with active.in_use():
+        pass
+    assert pace.closed == []
+    active.retire()
+    assert len(pace.closed) == 1
+
+
+def test_the_trial_measures_a_window(contract: Contract, make_pace: Make) -> None:
+    opened = open_checked(DATA / "monitor.onnx", BOARD, contract, make_pace(0.03))
+    assert opened.window_ms >= 30
+
+
+@pytest.mark.parametrize("file", ["other_shape.onnx", "fails.onnx"])
+def test_what_fails_the_trial_is_closed(contract: Contract, make_pace: Make, file: str) -> None:
+    pace = make_pace()
+    with pytest.raises(ModelLoadFailedError):
+        open_checked(DATA / file, BOARD, contract, pace)
+    assert pace.closed == [DATA / file]
+
+
+def test_a_model_that_keeps_its_promise_but_does_not_run_is_refused(
+    contract: Contract, make_pace: Make
+) -> None:
+    session = open_session(DATA / "fails.onnx", BOARD)
+    promised = Contract(
+        model=contract.model,
+        sensors=contract.sensors,
+        step_ms=contract.step_ms,
+        window=contract.window,
+        horizon=contract.horizon,
+        inputs=session.inputs,
+        outputs=session.outputs,
+        alarm=contract.alarm,
+    )
+    with pytest.raises(ModelLoadFailedError, match="does not run"):
+        open_checked(DATA / "fails.onnx", BOARD, promised, make_pace())
