@@ -161,6 +161,7 @@ class _Builder:
         kind: type[msgspec.Struct],
         table: _Table,
         path: tuple[str, ...],
+        *,
         base: msgspec.Struct | None = None,
     ) -> msgspec.Struct:
         fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
@@ -172,7 +173,7 @@ class _Builder:
             here = (*path, key)
             default = _default(field) if base is None else getattr(base, field.name)
             if key in table:
-                values[field.name] = self._value(field.type, table[key], here, default)
+                values[field.name] = self._value(field.type, table[key], here, default=default)
             elif default is msgspec.NODEFAULT:
                 raise self._missing(here)
             else:
@@ -180,14 +181,14 @@ class _Builder:
         return self._made(kind, values, (path, table))
 
     def _value(
-        self, annotation: object, entry: _Entry, path: tuple[str, ...], default: object
+        self, annotation: object, entry: _Entry, path: tuple[str, ...], *, default: object
     ) -> object:
         nested = _struct_of(annotation)
         if nested is None:
             return _converted(annotation, entry, path)
         if isinstance(entry.value, dict):
             base = default if isinstance(default, nested) else None
-            return self._struct(nested, entry.value, path, base)
+            return self._struct(nested, entry.value, path, base=base)
         raise InvalidSettingError(f"`{_dotted(path)}` must be a table (set by {entry.origin})")
 
     def _made(

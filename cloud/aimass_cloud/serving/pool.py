@@ -87,7 +87,7 @@ class ModelPool:
             await one.batcher.drain()
         self._executor.shutdown()
 
-    async def load(self, model: str, version: str, path: Path, contract: Contract) -> None:
+    async def load(self, model: str, version: str, *, path: Path, contract: Contract) -> None:
         """Open a model, prove it, and put it in the place of the version before it.
 
         The old version answers until the new one is ready, and what it has begun.

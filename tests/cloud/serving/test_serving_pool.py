@@ -42,7 +42,7 @@ Models = Callable[[float], Path]
 @pytest.fixture
 async def pool(model_file: Models, contract: Contract) -> AsyncIterator[ModelPool]:
     async with ModelPool(ServingSettings(max_batch=8, queue_limit=32)) as made:
-        await made.load("tiny", "r1", model_file(2), contract)
+        await made.load("tiny", "r1", path=model_file(2), contract=contract)
         yield made
 
 
@@ -124,7 +124,7 @@ async def test_the_deadline_of_the_settings_holds_without_one_in_the_request(
     model_file: Models, contract: Contract
 ) -> None:
     async with ModelPool(ServingSettings(default_deadline_ms=1, queue_limit=100_000)) as slow:
-        await slow.load("tiny", "r1", model_file(2), contract)
+        await slow.load("tiny", "r1", path=model_file(2), contract=contract)
         with pytest.raises((DeadlineExceededError, OverloadedError), match="deadline"):
             await slow.infer(_request(1, 100_000, deadline_ms=None))
 
@@ -145,7 +145,7 @@ async def test_a_swap_loses_no_request(
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(ask())
-        await pool.load("tiny", "r2", model_file(3), contract)
+        await pool.load("tiny", "r2", path=model_file(3), contract=contract)
         swapped.set()
     assert set(scores) == {("r1", 24.0), ("r2", 36.0)}
     assert pool.metadata("tiny", "r2").versions == ("r2",)
@@ -163,7 +163,7 @@ async def test_a_model_that_does_not_load_leaves_the_old_one(
 ) -> None:
     for path in (broken, broken.with_name("absent.onnx")):
         with pytest.raises(ModelLoadFailedError, match=rf"cannot run {path.name}"):
-            await pool.load("tiny", "r2", path, contract)
+            await pool.load("tiny", "r2", path=path, contract=contract)
     assert (await pool.infer(_request())).version == "r1"
 
 
@@ -182,7 +182,7 @@ async def test_a_model_that_is_not_its_contract_is_refused(
     wrong = msgspec.structs.replace(contract, **change)
     async with ModelPool(ServingSettings()) as empty:
         with pytest.raises(ModelLoadFailedError, match=said):
-            await empty.load("tiny", "r1", model_file(2), wrong)
+            await empty.load("tiny", "r1", path=model_file(2), contract=wrong)
         assert not empty.ready()
 
 
@@ -195,7 +195,7 @@ async def test_a_contract_of_one_window_at_a_time_is_never_batched(
     }
     async with ModelPool(ServingSettings()) as made:
         fixed = msgspec.structs.replace(contract, **specs)
-        await made.load("tiny", "r1", model_file(2), fixed)
+        await made.load("tiny", "r1", path=model_file(2), contract=fixed)
         answers = await asyncio.gather(*[made.infer(_request(v)) for v in range(5)])
     assert [a.parameters["batch"] for a in answers] == [1] * 5
     assert [a.outputs["score"].tolist() for a in answers] == [[24.0 * v] for v in range(5)]
