@@ -1,4 +1,4 @@
-"""Look at everything that the agent needs before it runs, and say what is wrong in one line each."""
+"""Look at everything that the agent needs before it runs; say what is wrong in one line each."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -7,11 +7,10 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 
-from aimass_shared.errors import AimassError, BrokerUnavailableError, CloudUnavailableError
-
 from aimass_edge.config import EdgeSettings
 from aimass_edge.enroll import Identity
 from aimass_edge.inventory import take_inventory
+from aimass_shared.errors import AimassError, BrokerUnavailableError, CloudUnavailableError
 
 TIMEOUT_S = 3.0
 Check = Callable[[EdgeSettings], Awaitable[str]]
@@ -19,15 +18,15 @@ Check = Callable[[EdgeSettings], Awaitable[str]]
 
 async def check(settings: EdgeSettings) -> dict[str, object]:
     """Each part with "ok: ..." or its error; `ok` is whether all of them are."""
-    answer: dict[str, object] = {}
-    ok = True
-    for name, probe in CHECKS.items():
-        try:
-            answer[name] = f"ok: {await probe(settings)}"
-        except AimassError as error:
-            ok = False
-            answer[name] = f"error: {error}"
-    return {"ok": ok, **answer}
+    answer = {name: await _outcome(probe, settings) for name, probe in CHECKS.items()}
+    return {"ok": all(line.startswith("ok") for line in answer.values()), **answer}
+
+
+async def _outcome(probe: Check, settings: EdgeSettings) -> str:
+    try:
+        return f"ok: {await probe(settings)}"
+    except AimassError as error:
+        return f"error: {error}"
 
 
 async def _board(settings: EdgeSettings) -> str:

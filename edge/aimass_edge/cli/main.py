@@ -9,9 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aimass_shared.errors import AimassError
-from aimass_shared.settings import load
-
 from aimass_edge.cli.arguments import parser
 from aimass_edge.cli.check import check
 from aimass_edge.cli.status import status
@@ -19,6 +16,8 @@ from aimass_edge.config import EdgeSettings
 from aimass_edge.enroll import enroll
 from aimass_edge.inventory import take_inventory
 from aimass_edge.profiles import profile_path
+from aimass_shared.errors import AimassError
+from aimass_shared.settings import load
 
 FAILED = 1
 INTERRUPTED = 130

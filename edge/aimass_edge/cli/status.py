@@ -2,9 +2,8 @@
 
 import httpx
 
-from aimass_shared.errors import NotFoundError
-
 from aimass_edge.config import EdgeSettings
+from aimass_shared.errors import NotFoundError
 
 TIMEOUT_S = 5.0
 

@@ -28,7 +28,7 @@ from aimass_edge.runtime import open_session
 from aimass_shared import __version__
 from aimass_shared.errors import NoActiveModelError, NotFoundError
 from aimass_shared.inference import InferRequest, InferResponse, ModelMetadata
-from aimass_shared.manifest import Manifest, SliceEntry
+from aimass_shared.manifest import Contract, Manifest, SliceEntry
 from aimass_shared.messages import AgentStats, Prediction
 from aimass_shared.windows import Window
 
@@ -134,6 +134,11 @@ class Predictor:
     def ready(self) -> bool:
         """Whether a slice is active."""
         return self._active is not None
+
+    @property
+    def contract(self) -> Contract | None:
+        """What the active model needs from telemetry; None while there is no model."""
+        return self._active.manifest.contract if self._active else None
 
     def models(self) -> Sequence[str]:
         """Name of the active model, if there is one."""

@@ -1,0 +1,197 @@
+"""Takes the device to its desired state and reports how that went.
+
+The newest desired state wins; one is taken only if its `v` grew, and the highest `v` is kept over
+restarts, so that a broker cannot replay an old one. A release is on trial until it has predicted
+enough windows; if it fails on them, the device goes back to what ran before.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import msgspec
+
+from aimass_edge.config import UpdateSettings
+from aimass_edge.update import Installed
+from aimass_shared.errors import AimassError, LinkError
+from aimass_shared.messages import Desired, Reported, ReportedState
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[Reported], Awaitable[None]]
+RETRY_S = 2.0
+MAX_FAILURES_ON_TRIAL = 3
+
+
+class Updates(Protocol):
+    """Who installs releases."""
+
+    def current(self) -> Installed | None:
+        """What to run now."""
+        ...
+
+    async def apply(self, desired: Desired) -> Installed | None:
+        """Install what is desired and put it on trial."""
+        ...
+
+    async def confirm(self) -> None:
+        """Keep the install on trial."""
+        ...
+
+    async def reject(self, why: str) -> Installed | None:
+        """Never run the current install again; load what this returns."""
+        ...
+
+
+class Activates(Protocol):
+    """Who runs what is installed."""
+
+    async def activate(self, installed: Installed) -> None:
+        """Run another slice from now on; the old one answers until then."""
+        ...
+
+    @property
+    def predictions(self) -> int:
+        """Windows predicted so far."""
+        ...
+
+
+class DesiredState:
+    """Follows the desired state; `run` is its loop."""
+
+    def __init__(
+        self,
+        updates: Updates,
+        activates: Activates,
+        settings: UpdateSettings,
+        *,
+        kept: Path,
+        report: Report,
+    ) -> None:
+        self._updates = updates
+        self._activates = activates
+        self._settings = settings
+        self._kept = kept
+        self._report = report
+        self._wanted: Desired | None = None
+        self._changed = anyio.Event()
+        self._trial_from: int | None = None
+        self._failures = 0
+        self.installed: Installed | None = None
+        self.reported = Reported(v=0, ts=0, state="idle")
+
+    async def start(self) -> None:
+        """Run what is installed already; a device without a coordinator works from here on."""
+        self.reported = _read(self._kept)
+        installed = await anyio.to_thread.run_sync(self._updates.current)
+        if installed is not None:
+            await self._activate(installed)
+
+    def want(self, desired: Desired) -> None:
+        """Note a desired state; an older one than what was taken is ignored."""
+        if desired.v < self.reported.v or (self._wanted and desired.v <= self._wanted.v):
+            return
+        self._wanted = desired
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Take desired states one after the other until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            desired = self._wanted
+            if desired is not None:
+                await self._take(desired)
+
+    async def watch_trial(self) -> None:
+        """Keep the install on trial once it has predicted enough."""
+        while True:
+            await anyio.sleep(1.0)
+            start = self._trial_from
+            if start is None:
+                continue
+            if self._activates.predictions - start >= self._settings.trial_predictions:
+                self._trial_from = None
+                await self._updates.confirm()
+                log.info("release %s has proved itself", self._name())
+
+    async def failed(self, error: AimassError) -> None:
+        """Hear of a window that the active model failed on; enough of them end its trial."""
+        self._failures += 1
+        log.log(
+            logging.WARNING if self._failures == 1 else logging.DEBUG, "no prediction: %s", error
+        )
+        if self._trial_from is None or self._failures < MAX_FAILURES_ON_TRIAL:
+            return
+        self._trial_from = None
+        previous = await self._updates.reject(f"failed on {self._failures} windows: {error}")
+        if previous is not None:
+            await self._activate(previous)
+        await self._say("rejected", self.reported.v, error)
+
+    async def _take(self, desired: Desired) -> None:
+        await self._say("applying", desired.v)
+        try:
+            await self._apply(desired)
+        except LinkError as error:
+            log.warning("release not fetched, trying again: %s", error)
+            await self._try_again(desired)
+        except AimassError as error:
+            log.warning("release refused, the old one keeps running: %s", error)
+            await self._say("rejected", desired.v, error)
+
+    async def _apply(self, desired: Desired) -> None:
+        installed = await self._updates.apply(desired)
+        if installed is not None and installed != self.installed:
+            await self._activate(installed)
+            self._trial_from = self._activates.predictions
+        await self._say("applied", desired.v)
+
+    async def _activate(self, installed: Installed) -> None:
+        await self._activates.activate(installed)
+        self.installed = installed
+        self._failures = 0
+        log.info("running %s", self._name())
+
+    async def _try_again(self, desired: Desired) -> None:
+        await anyio.sleep(RETRY_S)
+        if self._wanted is desired:
+            self._changed.set()
+
+    def _name(self) -> str:
+        return f"{self.installed.ref.release}/{self.installed.ref.slice}" if self.installed else "-"
+
+    async def _say(self, state: ReportedState, v: int, error: AimassError | None = None) -> None:
+        self.reported = Reported(
+            v=v,
+            ts=int(time.time() * 1000),
+            state=state,
+            release=self.installed.ref if self.installed else None,
+            code=error.code if error else "",
+            why=error.detail if error else "",
+        )
+        if state != "applying":
+            await anyio.to_thread.run_sync(_write, self._kept, self.reported)
+        await self._report(self.reported)
+
+
+def _read(path: Path) -> Reported:
+    """What was reported last; nothing if there is no file or it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Reported)
+    except (OSError, msgspec.DecodeError):
+        return Reported(v=0, ts=0, state="idle")
+
+
+def _write(path: Path, reported: Reported) -> None:
+    """Replace the file whole; a lost one costs no more than hearing an old wish again."""
+    new = path.with_suffix(".new")
+    with new.open("wb") as file:
+        file.write(msgspec.json.encode(reported))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

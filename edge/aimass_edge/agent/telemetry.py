@@ -1,0 +1,137 @@
+"""The path of telemetry: row -> private history -> window -> prediction -> outbox and plant.
+
+One row at a time and in order. A row that cannot be predicted is counted and the next one is taken:
+nothing that comes from the plant stops this loop.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from aimass_shared.errors import AimassError
+from aimass_shared.manifest import Contract
+from aimass_shared.messages import Prediction
+from aimass_shared.windows import Row, Window, WindowBuffer
+
+log = logging.getLogger(__name__)
+
+STREAM = "predictions"
+
+
+class RowSource(Protocol):
+    """Where rows come from and predictions go back to: the plant's side."""
+
+    def rows(self) -> AsyncIterator[Row]:
+        """Rows in time order, for ever."""
+        ...
+
+    async def publish(self, prediction: Prediction) -> None:
+        """Publish a prediction to the plant; what the broker does not take is dropped."""
+        ...
+
+
+class RowStore(Protocol):
+    """Where rows are kept for federated rounds."""
+
+    async def append(self, rows: Sequence[Row]) -> None:
+        """Keep rows."""
+        ...
+
+
+class Predicts(Protocol):
+    """Who predicts."""
+
+    @property
+    def contract(self) -> Contract | None:
+        """The active model's contract; None while there is no model."""
+        ...
+
+    async def predict(self, window: Window, sensors: tuple[str, ...]) -> Prediction | None:
+        """One window's prediction, or None if too little of it was measured."""
+        ...
+
+
+class Keeps(Protocol):
+    """Who keeps predictions until the cloud has them."""
+
+    def put_nowait(self, stream: str, body: bytes) -> int:
+        """Keep one row; it is on the disk within the group commit's time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts that the telemetry path runs through, in its order."""
+
+    source: RowSource
+    history: RowStore
+    predictor: Predicts
+    outbox: Keeps
+
+
+class Telemetry:
+    """The loop over rows. `on_failure` hears of every window that the model failed on."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        sensors: tuple[str, ...],
+        on_failure: Callable[[AimassError], Awaitable[None]],
+    ) -> None:
+        self._source = parts.source
+        self._history = parts.history
+        self._predictor = parts.predictor
+        self._outbox = parts.outbox
+        self._sensors = sensors
+        self._on_failure = on_failure
+        self._contract: Contract | None = None
+        self._windows: WindowBuffer | None = None
+        self.rows = 0
+        self.alarms = 0
+        self._in_alarm = False
+
+    async def run(self) -> None:
+        """Take rows until cancelled."""
+        async for row in self._source.rows():
+            self.rows += 1
+            await self._history.append([row])
+            window = self._complete(row)
+            if window is not None:
+                await self._predict(window)
+
+    def _complete(self, row: Row) -> Window | None:
+        """The window that the row completes under the active model's contract."""
+        contract = self._predictor.contract
+        if contract is None:
+            return None
+        if self._windows is None or contract is not self._contract:
+            self._contract = contract
+            self._windows = WindowBuffer(contract.window, contract.stride)
+        return self._windows.add(row)
+
+    async def _predict(self, window: Window) -> None:
+        try:
+            prediction = await self._predictor.predict(window, self._sensors)
+        except AimassError as error:
+            await self._on_failure(error)
+            return
+        if prediction is None:
+            return
+        self._note_alarm(prediction)
+        self._outbox.put_nowait(STREAM, msgspec.json.encode(prediction))
+        await self._source.publish(prediction)
+
+    def _note_alarm(self, prediction: Prediction) -> None:
+        """Count and log an alarm once, when it begins."""
+        if prediction.alarm and not self._in_alarm:
+            self.alarms += 1
+            log.warning(
+                "alarm: score %.2f over %.2f, most responsible %s",
+                prediction.score,
+                prediction.threshold,
+                ", ".join(prediction.top_sensors),
+            )
+        self._in_alarm = prediction.alarm
