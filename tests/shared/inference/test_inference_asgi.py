@@ -127,7 +127,7 @@ def _serving(app: InferenceApp, **options: Any) -> Iterator[int]:  # noqa: ANN40
 @pytest.fixture
 def site() -> Iterator[Site]:
     backend = Doubler()
-    app = InferenceApp(backend, max_body_bytes=MAX_BODY, body_deadline_s=0.3)
+    app = InferenceApp(backend, max_body_bytes=MAX_BODY, body_deadline_s=1.0)
     with _serving(app) as port:
         yield Site(port, backend)
 
