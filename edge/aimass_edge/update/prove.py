@@ -76,6 +76,6 @@ def _read(stdout: bytes, stderr: bytes, status: int) -> Outcome:
     try:
         return msgspec.json.decode(stdout, type=Outcome)
     except msgspec.DecodeError:
-        told = stderr.decode(errors="replace").strip()[-REPORT_CHARS:]
-        why = f"the self-test ended with status {status} and no report: {told or 'silence'}"
+        last = (stderr.decode(errors="replace").strip().splitlines() or ["silence"])[-1]
+        why = f"the self-test ended with status {status} and no report: {last[:REPORT_CHARS]}"
         return Outcome(ok=False, code=SelfTestFailedError.code, why=why)

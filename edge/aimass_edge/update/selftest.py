@@ -12,6 +12,8 @@ import resource
 import signal
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,7 @@ def read_vectors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SelfTestFailedError(f"{path.name} cannot be read: {error}") from error
     return _prefixed(arrays, "in."), _prefixed(arrays, "out.")
 
