@@ -7,15 +7,18 @@ What each part does is written in its own module; here is only who talks to whom
     local clients --HTTP--> predictor --hand-off--> cloud
 """
 
+import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from aimass_edge.agent import fleet
@@ -23,7 +26,7 @@ from aimass_edge.agent.desired import DesiredState
 from aimass_edge.agent.fleet import FleetLink
 from aimass_edge.agent.telemetry import Parts, Telemetry
 from aimass_edge.api import Api
-from aimass_edge.bus import Bus, BusOptions, TlsFiles
+from aimass_edge.bus import Bus, BusOptions, Will
 from aimass_edge.config import EdgeSettings, SourceSettings
 from aimass_edge.enroll import Identity
 from aimass_edge.federated import (
@@ -38,7 +41,9 @@ from aimass_edge.history import History
 from aimass_edge.ingest import Ingest
 from aimass_edge.outbox import Outbox
 from aimass_edge.predict import Predictor
-from aimass_edge.update import Installed, Origin, Slots, Updater
+from aimass_edge.update.fetch import Origin
+from aimass_edge.update.slots import Installed, Slots
+from aimass_edge.update.updater import Updater
 from aimass_shared import topics
 from aimass_shared.errors import InvalidSettingError
 from aimass_shared.messages import AgentStats
@@ -46,9 +51,38 @@ from aimass_shared.messages import AgentStats
 log = logging.getLogger(__name__)
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+GOODBYE_S = 1.0
 
 
-class _Runner:
+def run(settings: EdgeSettings) -> int:
+    """Run the agent of this device until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        NotFoundError: the device is not enrolled.
+        PortInUseError, InvalidSettingError: see `Agent.run`.
+    """
+    identity = Identity.load(Path(settings.data_dir))
+    asyncio.run(_until_signal(Agent(settings, identity)))
+    return 0
+
+
+async def _until_signal(agent: "Agent") -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.ensure_future(agent.run())
+    waiting = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    working.cancel()
+    try:
+        await working
+    except asyncio.CancelledError:
+        log.info("stopped")
+
+
+class Runner:
     """Runs what the updater installed: the updater knows directories, the predictor sessions."""
 
     def __init__(self, predictor: Predictor) -> None:
@@ -64,6 +98,30 @@ class _Runner:
         return self._predictor.counts.predicted
 
 
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """The parts of a running agent."""
+
+    predictor: Predictor
+    outbox: Outbox
+    ingest: Ingest
+    bus: Bus
+    link: FleetLink
+    wishes: DesiredState
+    telemetry: Telemetry
+
+    def stats(self) -> AgentStats:
+        """What the heartbeat carries."""
+        rejected = self.link.rejected_messages + self.ingest.counters.rejected
+        return msgspec.structs.replace(
+            self.predictor.stats(),
+            rows=self.telemetry.rows,
+            alarms=self.telemetry.alarms,
+            rejected_messages=rejected,
+            outbox_pending=self.outbox.pending(),
+        )
+
+
 class Agent:
     """One device's agent. Nothing happens before `run`."""
 
@@ -72,73 +130,168 @@ class Agent:
         self._identity = identity
         self._data = Path(settings.data_dir)
         self._verify: ssl.SSLContext | bool = True
+        self._ca = ""
+        if identity.cloud_url.startswith("https"):
+            self._ca = identity.tls_files().ca
 
-    async def run(self, *, started: Callable[[], None] = lambda: None) -> None:
+    async def run(self) -> None:
         """Work until cancelled; the last thing it says is that it is gone.
-
-        Args:
-            started: called once when everything runs.
 
         Raises:
             PortInUseError: the local endpoint's port is taken.
-            InvalidSettingError: the telemetry source's settings do not fit together.
+            InvalidSettingError: the settings of the telemetry source do not fit together.
+            StorageError: the data directory cannot be used.
         """
+        if self._ca:
+            self._verify = ssl.create_default_context(cafile=self._ca)
         async with AsyncExitStack() as stack:
-            await self._compose(stack, started)
+            parts = await self._compose(stack)
+            async with anyio.create_task_group() as tasks:
+                device = self._identity.device
+                tasks.start_soon(parts.link.listen, tasks, parts.wishes.want)
+                tasks.start_soon(parts.link.heartbeat, self._settings.heartbeat_s, parts.stats)
+                tasks.start_soon(parts.outbox.run, parts.bus, device)
+                tasks.start_soon(parts.wishes.run)
+                tasks.start_soon(parts.wishes.watch_trial)
+                tasks.start_soon(parts.telemetry.run)
+                sys.stderr.write(f"aimass-edge {device} runs\n")
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.move_on_after(GOODBYE_S, shield=True):
+                        await parts.link.leave()
 
-    async def _compose(self, stack: AsyncExitStack, started: Callable[[], None]) -> None:
-        cloud = self._identity.cloud_url
-        bearer = self._identity.bearer
-        if cloud.startswith("https"):
-            self._verify = ssl.create_default_context(cafile=str(self._identity.tls_files().ca))
-        history = await stack.enter_async_context(self._history())
-        outbox = await stack.enter_async_context(
-            Outbox(self._data / "outbox.db", self._settings.outbox)
+    async def _compose(self, stack: AsyncExitStack) -> _Running:
+        """Open every part; the stack ends them in the reverse order."""
+        settings, enter = self._settings, stack.enter_async_context
+        history = await enter(self._history())
+        outbox = await enter(Outbox(self._data / "outbox.db", settings.outbox))
+        handoff = await enter(self._handoff()) if settings.handoff.enabled else None
+        predictor = await enter(Predictor(settings.board, settings.capacity, cloud=handoff))
+        blobs = await enter(
+            HttpBlobs(self._identity.cloud_url, self._identity.bearer, verify=self._verify)
         )
-        handoff = await stack.enter_async_context(self._handoff())
-        predictor = await stack.enter_async_context(
-            Predictor(self._settings.board, self._settings.capacity, cloud=handoff)
+        bus = self._fleet_bus()
+        wishes: DesiredState
+        gradient = GradientTrainer(lambda: active_slice(wishes.installed), settings.board)
+        rounds = Rounds(
+            history=history,
+            blobs=blobs,
+            trainers={"statistics": StatisticsTrainer(), "train": gradient},
         )
-        blobs = await stack.enter_async_context(HttpBlobs(cloud, bearer, verify=self._verify))
-        bus = await stack.enter_async_context(self._fleet_bus())
-        rounds = Rounds(history=history, blobs=blobs, trainers=self._trainers(lambda: wishes))
-        link = FleetLink(
-            bus, self._identity.device, rounds=rounds, outbox=outbox, want=lambda d: wishes.want(d)
+        link = FleetLink(bus, self._identity.device, rounds=rounds, outbox=outbox)
+        wishes = DesiredState(
+            self._updater(),
+            Runner(predictor),
+            settings.update,
+            kept=self._data / "reported.json",
+            report=link.report,
         )
-        wishes = self._wishes(predictor, link)
         await wishes.start()
-        ingest = await stack.enter_async_context(self._ingest())
-        telemetry = Telemetry(
-            Parts(source=ingest, history=history, predictor=predictor, outbox=outbox),
-            self._settings.source.sensors,
-            wishes.failed,
-        )
-
-        def stats() -> AgentStats:
-            return msgspec.structs.replace(
-                predictor.stats(),
-                rows=telemetry.rows,
-                alarms=telemetry.alarms,
-                rejected_messages=link.rejected_messages + ingest.counters.rejected,
-                outbox_pending=outbox.pending(),
-            )
-
-        if self._settings.api.enabled:
-            await stack.enter_async_context(
-                Api(self._settings.api, predictor, lambda: predictor.status())
-            )
         bus.subscribe(topics.all_down(self._identity.device))
         bus.on_connect(lambda: link.report(wishes.reported))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(link.listen, tasks)
-            tasks.start_soon(link.heartbeat, self._settings.heartbeat_s, stats)
-            tasks.start_soon(outbox.run, bus, self._identity.device)
-            tasks.start_soon(wishes.run)
-            tasks.start_soon(wishes.watch_trial)
-            tasks.start_soon(telemetry.run)
-            started()
-            try:
-                await anyio.sleep_forever()
-            finally:
-                with anyio.move_on_after(1, shield=True):
-                    await link.leave()
+        await enter(bus)
+        ingest = await self._ingest(stack)
+        if settings.api.enabled:
+            await enter(Api(settings.api, predictor, predictor.status))
+        path = Parts(source=ingest, history=history, predictor=predictor, outbox=outbox)
+        return _Running(
+            predictor=predictor,
+            outbox=outbox,
+            ingest=ingest,
+            bus=bus,
+            link=link,
+            wishes=wishes,
+            telemetry=Telemetry(path, settings.source.sensors, wishes.failed),
+        )
+
+    def _history(self) -> History:
+        source = self._settings.source
+        path, kept = self._data / "history.db", self._settings.history
+        return History(path, source.sensors, source.step_ms, settings=kept)
+
+    def _handoff(self) -> Handoff:
+        return Handoff(
+            self._identity.cloud_url,
+            self._settings.handoff,
+            bearer=self._identity.bearer,
+            ca_file=Path(self._ca) if self._ca else None,
+        )
+
+    def _updater(self) -> Updater:
+        slots = Slots(self._data / "models")
+        origin = Origin(
+            url=self._identity.cloud_url,
+            root=self._identity.tuf_root(),
+            channel=self._identity.channel,
+            bearer=self._identity.bearer,
+            ca_file=self._ca,
+        )
+        return Updater(self._settings, slots, origin)
+
+    def _fleet_bus(self) -> Bus:
+        device, broker = self._identity.device, self._identity.broker
+        options = BusOptions(
+            host=broker.host,
+            port=broker.port,
+            client_id=device,
+            version=broker.version,
+            tls=self._identity.tls_files() if broker.tls else None,
+            session_expiry_s=SESSION_EXPIRY_S,
+        )
+        return Bus(options, will=lambda: fleet.will(device))
+
+    async def _ingest(self, stack: AsyncExitStack) -> Ingest:
+        """The plant's side; without a source there is no connection either."""
+        source = self._settings.source
+        ingest: Ingest
+
+        def will() -> Will | None:
+            return ingest.will()
+
+        bus = Bus(factory_options(source, self._identity), will=will)
+        node = source.publish_node or f"aimass-{self._identity.device}"
+        ingest = Ingest(source, agent_node=node, bus=bus)
+        if source.kind != "none":
+            await stack.enter_async_context(bus)
+        return await stack.enter_async_context(ingest)
+
+
+def active_slice(installed: Installed | None) -> ActiveSlice | None:
+    """What a federated round trains: the slice that runs, if any."""
+    if installed is None:
+        return None
+    name, contract = installed.entry.spec.name, installed.manifest.contract
+    return ActiveSlice(name=name, train=installed.file("train"), contract=contract)
+
+
+def factory_options(source: SourceSettings, identity: Identity) -> BusOptions:
+    """How to connect to the factory's broker.
+
+    Raises:
+        InvalidSettingError: the URL is not `mqtt://` or `mqtts://`, or the password file is gone.
+    """
+    url = urlsplit(source.url)
+    if url.scheme not in DEFAULT_PORTS or not url.hostname:
+        raise InvalidSettingError(
+            f"source.url must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {source.url!r}"
+        )
+    return BusOptions(
+        host=url.hostname,
+        port=url.port or DEFAULT_PORTS[url.scheme],
+        client_id=f"aimass-{identity.device}",
+        version=source.version,
+        tls=identity.tls_files() if url.scheme == "mqtts" else None,
+        username=source.username,
+        password=_password(source.password_file),
+        max_payload_bytes=source.max_payload_bytes,
+    )
+
+
+def _password(file: str) -> str:
+    if not file:
+        return ""
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InvalidSettingError(f"source.password_file cannot be read: {error}") from error

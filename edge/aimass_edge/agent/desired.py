@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from aimass_edge.config import UpdateSettings
-from aimass_edge.update import Installed
+from aimass_edge.update.slots import Installed
 from aimass_shared.errors import AimassError, LinkError
 from aimass_shared.messages import Desired, Reported, ReportedState
 

@@ -60,27 +60,23 @@ def _state(*, online: bool, stats: AgentStats | None = None) -> DeviceState:
 class FleetLink:
     """Dispatch and heartbeat of one device."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        device: str,
-        *,
-        rounds: AnswersRounds,
-        outbox: TakesAcks,
-        want: Callable[[Desired], None],
-    ) -> None:
+    def __init__(self, bus: Bus, device: str, *, rounds: AnswersRounds, outbox: TakesAcks) -> None:
         self._bus = bus
         self._device = device
         self._rounds = rounds
         self._outbox = outbox
-        self._want = want
         self.rejected_messages = 0
 
-    async def listen(self, tasks: TaskGroup) -> None:
-        """Take messages until cancelled; rounds are answered in tasks of their own."""
+    async def listen(self, tasks: TaskGroup, want: Callable[[Desired], None]) -> None:
+        """Take messages until cancelled.
+
+        Args:
+            tasks: where rounds are answered, beside this loop.
+            want: hears of every desired state.
+        """
         async for message in self._bus.messages():
             try:
-                self._dispatch(message, tasks)
+                self._dispatch(message, tasks, want)
             except RequestError as error:
                 self.rejected_messages += 1
                 log.warning("message on %s dropped: %s", message.topic, error)
@@ -107,10 +103,12 @@ class FleetLink:
             return False
         return True
 
-    def _dispatch(self, message: Inbound, tasks: TaskGroup) -> None:
+    def _dispatch(
+        self, message: Inbound, tasks: TaskGroup, want: Callable[[Desired], None]
+    ) -> None:
         topic = topics.parse(message.topic)
         if topic.kind == "desired" and message.payload:
-            self._want(messages.decode(message.payload, Desired))
+            want(messages.decode(message.payload, Desired))
         elif topic.kind == "ack":
             self._outbox.on_ack(messages.decode(message.payload, StreamAck), topic.item)
         elif topic.kind == "round":

@@ -28,7 +28,7 @@ class RowSource(Protocol):
         """Rows in time order, for ever."""
         ...
 
-    async def publish(self, prediction: Prediction) -> None:
+    async def publish(self, prediction: Prediction, sensors: Sequence[str] = ()) -> None:
         """Publish a prediction to the plant; what the broker does not take is dropped."""
         ...
 
@@ -88,8 +88,10 @@ class Telemetry:
         self._sensors = sensors
         self._on_failure = on_failure
         self._contract: Contract | None = None
+        self._names: tuple[str, ...] = ()
         self._windows: WindowBuffer | None = None
         self.rows = 0
+        self.unkept_rows = 0
         self.alarms = 0
         self._in_alarm = False
 
@@ -97,10 +99,18 @@ class Telemetry:
         """Take rows until cancelled."""
         async for row in self._source.rows():
             self.rows += 1
-            await self._history.append([row])
+            await self._keep(row)
             window = self._complete(row)
             if window is not None:
                 await self._predict(window)
+
+    async def _keep(self, row: Row) -> None:
+        """Keep the row for federated rounds; a full disk does not stop predictions."""
+        try:
+            await self._history.append([row])
+        except AimassError as error:
+            self.unkept_rows += 1
+            log.log(logging.WARNING if self.unkept_rows == 1 else logging.DEBUG, "%s", error)
 
     def _complete(self, row: Row) -> Window | None:
         """The window that the row completes under the active model's contract."""
@@ -109,7 +119,8 @@ class Telemetry:
             return None
         if self._windows is None or contract is not self._contract:
             self._contract = contract
-            self._windows = WindowBuffer(contract.window, contract.stride)
+            self._names = tuple(sensor.name for sensor in contract.sensors)
+            self._windows = WindowBuffer(contract.window, contract.stride, step_ms=contract.step_ms)
         return self._windows.add(row)
 
     async def _predict(self, window: Window) -> None:
@@ -122,7 +133,7 @@ class Telemetry:
             return
         self._note_alarm(prediction)
         self._outbox.put_nowait(STREAM, msgspec.json.encode(prediction))
-        await self._source.publish(prediction)
+        await self._source.publish(prediction, self._names)
 
     def _note_alarm(self, prediction: Prediction) -> None:
         """Count and log an alarm once, when it begins."""
