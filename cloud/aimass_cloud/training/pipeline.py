@@ -18,6 +18,7 @@ from torch import Tensor
 from aimass_cloud import recipes
 from aimass_cloud.models import deployed as network
 from aimass_cloud.models.base import VarBase
+from aimass_cloud.models.contract import contract_for
 from aimass_cloud.models.deployed import Deployed
 from aimass_cloud.models.forecaster import Forecaster, kind_counts
 from aimass_cloud.models.graph import SensorGraph
@@ -26,7 +27,6 @@ from aimass_cloud.models.var import FLAT, Var, solve
 from aimass_cloud.recipes import PlantData
 from aimass_cloud.training import detection, forecasting
 from aimass_cloud.training.batches import Batch, prepared
-from aimass_cloud.training.contract import contract_for
 from aimass_cloud.training.trainer import Plan, Progress, Trained, Trainer
 from aimass_shared.errors import BadUpdateError
 from aimass_shared.manifest import Contract
@@ -75,7 +75,13 @@ def train(
         progress(0.0, "solving the linear base")
         data = plan.load()
         linear, rows = _linear(data, base, chosen.config.lags)
-        contract = contract_for(plan, data.sensors)
+        contract = contract_for(
+            plan.model,
+            data.sensors,
+            step_ms=plan.step_ms,
+            window=plan.window,
+            horizon=plan.horizon,
+        )
         info = ModelInfo("", recipe, "", seed, chosen.config, contract, {}, _now_ms())
         draft = TrainedModel(info, {}, _arrays(linear))
         best = _forecaster(draft, data, chosen.plan, progress)

@@ -1,0 +1,192 @@
+"""Making the slices of a model: fill, fold, quantize, check against torch, measure, write.
+
+A slice that does not compute what the model computes is refused here, before anyone signs it.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from aimass_cloud import recipes
+from aimass_cloud.models import deployed as network
+from aimass_cloud.models.trained import TrainedModel
+from aimass_cloud.models.windows import cut
+from aimass_cloud.recipes import PlantData
+from aimass_cloud.slicing import selftest
+from aimass_cloud.slicing.costs import Runner, measured
+from aimass_cloud.slicing.export import filled, folded
+from aimass_cloud.slicing.quantize import quantized
+from aimass_cloud.slicing.templates import Templates
+from aimass_shared.errors import SelfTestFailedError
+from aimass_shared.manifest import Contract, Role, SliceArtifact
+from aimass_shared.slices import SliceCost, SliceSpec
+
+RELEASE_SPECS = (
+    SliceSpec(1.0, "fp32"),
+    SliceSpec(1.0, "int8"),
+    SliceSpec(0.5, "int8"),
+    SliceSpec(0.25, "int8"),
+)
+# Largest error of the float file against torch, of its int8 form's error on validation rows, and
+# what a device's own arithmetic may differ from ours (of the largest value of an output, which for
+# a forecast in units is thousands: hence so little).
+FLOAT_TOLERANCE = 1e-4
+INT8_LOSS = 1.02
+FLOAT_MARGIN, INT8_MARGIN = 1e-4, 5e-4
+SAFETY = 4.0
+
+Progress = Callable[[float, str], None]
+Floats = NDArray[np.float32]
+Named = dict[str, Floats]
+
+
+def quiet(_fraction: float, _message: str) -> None:
+    """Progress that nobody watches."""
+
+
+def contract_of(model: TrainedModel) -> Contract:
+    """What every slice of a model needs from telemetry and gives back."""
+    return model.info.contract
+
+
+def make_slices(
+    model: TrainedModel,
+    out_dir: Path,
+    *,
+    specs: Sequence[SliceSpec] = RELEASE_SPECS,
+    reuse: Path | None = None,
+    progress: Progress = quiet,
+) -> list[SliceArtifact]:
+    """Make slices, each in a folder of its own in `out_dir`.
+
+    Args:
+        model: what to slice.
+        out_dir: where files go; it is made if need be.
+        specs: which slices; their widths must have been trained.
+        reuse: a directory that earlier slices were made in, or `prepare` was told: exported graphs
+            are taken from it and added to it, `out_dir` without it. The first export of a width
+            takes seconds, slices of a later model of the same sizes take none.
+        progress: told the fraction done and what is going on.
+
+    Raises:
+        NotFoundError: a width was not trained.
+        SelfTestFailedError: a file does not compute what the model computes.
+        ModelLoadFailedError: ONNX Runtime refuses a graph.
+    """
+    maker = _Maker(model, Templates(model, reuse or out_dir))
+    artifacts = []
+    for index, spec in enumerate(specs):
+        progress(index / len(specs), f"making {spec.name}")
+        artifacts.append(maker.make(spec, out_dir / spec.name))
+    return artifacts
+
+
+class _Maker:
+    """What the slices of one model share: its float graphs, its data, its reference outputs."""
+
+    def __init__(self, model: TrainedModel, templates: Templates) -> None:
+        self._model, self._templates = model, templates
+        self._contract = model.info.contract
+        self._data: PlantData = recipes.find(model.info.recipe).load()
+        self._vectors = selftest.windows(self._data, self._contract)
+        self._floats: dict[float, onnx.ModelProto] = {}
+        self._errors: dict[float, float] = {}
+
+    def make(self, spec: SliceSpec, directory: Path) -> SliceArtifact:
+        """One slice, checked, measured and written."""
+        whole = self._float(spec.width)
+        graph = whole if spec.precision == "fp32" else self._int8(whole)
+        runner = Runner(graph)
+        cost = measured(graph, runner, self._data, self._contract)
+        outputs = runner.run(*self._vectors)
+        tolerance = self._checked(spec, cost, outputs)
+        contents: dict[Role, bytes] = {
+            "model": graph.SerializeToString(),
+            "train": self._step(spec.width).SerializeToString(),
+            "selftest": selftest.packed(*self._vectors, outputs),
+        }
+        return SliceArtifact(spec, cost, _written(directory, contents), tolerance)
+
+    def _float(self, width: float) -> onnx.ModelProto:
+        """The float graph of a width, which agrees with torch."""
+        if width not in self._floats:
+            arrays = self._arrays(width)
+            graph = folded(filled(self._templates.forward(width), arrays))
+            error = selftest.relative_error(
+                Runner(graph).run(*self._vectors), _reference(self._model, width, self._vectors)
+            )
+            if not error <= FLOAT_TOLERANCE:
+                raise SelfTestFailedError(
+                    f"the file of width {width} differs from the model by {error:.1e}"
+                )
+            self._floats[width] = graph
+        return self._floats[width]
+
+    def _int8(self, graph: onnx.ModelProto) -> onnx.ModelProto:
+        return quantized(graph, cut(self._data.train, self._contract.window))
+
+    def _step(self, width: float) -> onnx.ModelProto:
+        """The gradient step: its weights stay inputs, since a device trains them."""
+        return filled(self._templates.step(width), self._model.constants)
+
+    def _arrays(self, width: float) -> Named:
+        weights = network.nesting_of(self._model).sliced(self._model.weights, width)
+        gate = network.gate_of(self._model, width).numpy()
+        return {**self._model.constants, **weights, "gate": gate}
+
+    def _checked(self, spec: SliceSpec, cost: SliceCost, outputs: Named) -> float:
+        """The self-test's tolerance for a slice that does as well as the float one.
+
+        Raises:
+            SelfTestFailedError: it does not.
+        """
+        reference = _reference(self._model, spec.width, self._vectors)
+        difference = selftest.relative_error(outputs, reference)
+        if spec.precision == "fp32":
+            return max(FLOAT_MARGIN, SAFETY * difference)
+        limit = INT8_LOSS * self._error(spec.width)
+        if not cost.val_mse <= limit:
+            raise SelfTestFailedError(
+                f"slice {spec.name} has error {cost.val_mse:.4f} in int8, the limit is {limit:.4f}"
+            )
+        return max(INT8_MARGIN, SAFETY * difference)
+
+    def _error(self, width: float) -> float:
+        """The validation error of a width in float."""
+        if width not in self._errors:
+            graph = self._float(width)
+            cost = measured(graph, Runner(graph), self._data, self._contract)
+            self._errors[width] = cost.val_mse
+        return self._errors[width]
+
+
+@torch.no_grad()
+def _reference(model: TrainedModel, width: float, vectors: tuple[Floats, Floats]) -> Named:
+    """What torch computes for the self-test's windows."""
+    whole = network.deployed(model)
+    values, mask = (torch.tensor(array) for array in vectors)
+    weights, gate = network.weights_of(model, width), network.gate_of(model, width)
+    outputs = whole(values, mask, weights, gate)
+    return {name: output.numpy() for name, output in zip(network.OUTPUTS, outputs, strict=True)}
+
+
+def _written(directory: Path, contents: dict[Role, bytes]) -> tuple[tuple[Role, str], ...]:
+    """Write the files of a slice; a half-written one never has its final name."""
+    names: dict[Role, str] = {
+        "model": "model.onnx",
+        "train": "train.onnx",
+        "selftest": "selftest.npz",
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    files: list[tuple[Role, str]] = []
+    for role, content in contents.items():
+        path = directory / names[role]
+        half = path.with_suffix(path.suffix + ".tmp")
+        half.write_bytes(content)
+        half.replace(path)
+        files.append((role, str(path)))
+    return tuple(files)
