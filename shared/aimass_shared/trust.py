@@ -2,7 +2,7 @@
 
 Pure rules, used on both sides: the coordinator signs by these names, the device checks by them.
 Signatures and delegations are checked by python-tuf; this module adds what TUF leaves open: a
-memory of versions that survives damaged metadata (TUF specification 1.0.33, section 5.1 asks for
+memory of versions that survives damaged metadata (TUF specification 1.0, section 5.1 asks for
 it), the check of a blob against the signed manifest, and the contract with the device. No I/O.
 """
 

@@ -1,4 +1,4 @@
-"""The TUF repository on the disk (TUF specification 1.0.33): who may sign what, and the publishing.
+"""The TUF repository on the disk (TUF specification 1.0): who may sign what, and the publishing.
 
 Roles root, targets, snapshot, timestamp, and one terminating delegated role a channel, which may
 sign `<channel>/*/*` only. Snapshots are consistent: every file but `timestamp.json` has its version
@@ -142,17 +142,17 @@ class TufRepository:
     def _create(self) -> Roles:
         """The first version of everything; what a crash left of an earlier try is used."""
         roles: Roles = {
-            TARGETS: Metadata(Targets(version=0)),
-            SNAPSHOT: Metadata(Snapshot(version=0)),
-            TIMESTAMP: Metadata(Timestamp(version=0)),
+            TARGETS: _unsigned(Targets()),
+            SNAPSHOT: _unsigned(Snapshot()),
+            TIMESTAMP: _unsigned(Timestamp()),
         }
         if self._path(ROOT, 1).exists():
             roles[ROOT] = _parse(self._path(ROOT, 1))
         else:
-            root = Root(version=0, consistent_snapshot=True)
+            root = Root(consistent_snapshot=True)
             for role in TOP_ROLES:
                 root.add_key(self._keys.create(role).public_key, role)
-            roles[ROOT] = Metadata(root)
+            roles[ROOT] = _unsigned(root)
             self._sign(roles, ROOT)
         self._commit(roles, [TARGETS])
         return roles
@@ -183,7 +183,7 @@ class TufRepository:
         rule = DelegatedRole(role, [], 1, terminating=True, paths=[channel_pattern(channel)])
         targets.delegations.roles[role] = rule
         targets.add_key(self._keys.create(role).public_key, role)
-        roles[role] = Metadata(Targets(version=0))
+        roles[role] = _unsigned(Targets())
         return {TARGETS, role}
 
     def _commit(self, roles: Roles, changed: Iterable[str]) -> None:
@@ -227,6 +227,12 @@ class TufRepository:
     def _path(self, role: str, version: int = 0) -> Path:
         name = f"{role}.json" if role == TIMESTAMP else f"{version}.{role}.json"
         return self._metadata / name
+
+
+def _unsigned(signed: Root | Targets | Snapshot | Timestamp) -> Metadata[Any]:
+    """Metadata before its first version: signing makes it version 1."""
+    signed.version = 0
+    return Metadata(signed)
 
 
 def _parse(path: Path) -> Metadata[Any]:

@@ -1,6 +1,6 @@
 """Which manifest is the signed one: python-tuf's client, with what it leaves open added.
 
-python-tuf checks signatures, thresholds, delegations and expiry (TUF specification 1.0.33, section
+python-tuf checks signatures, thresholds, delegations and expiry (TUF specification 1.0, section
 5). Added are: a total deadline and size limits on its requests (its own fetcher limits only the
 gap between two bytes), a version floor that survives a power cut (its files are not flushed), and
 a clock that may be wrong (no battery). Its target download is not used: not atomic, not resumable.
