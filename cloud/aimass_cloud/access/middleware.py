@@ -6,7 +6,6 @@ reached. What a caller may do is asked for later: see `aimass_cloud.access.princ
 
 import re
 
-from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from aimass_cloud.access.attempts import Attempts
@@ -25,7 +24,7 @@ OPEN_PATHS = (
 """Paths that need no credential; each pattern must match the whole path."""
 
 
-class AccessMiddleware(ASGIMiddleware):
+class AccessMiddleware:
     """Puts the caller into `scope["user"]`, or refuses.
 
     A caller with a good credential is never refused for the failures of others at its address
@@ -45,10 +44,14 @@ class AccessMiddleware(ASGIMiddleware):
         self._attempts = attempts
         self._open = re.compile("|".join(f"(?:{pattern})" for pattern in open_paths))
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Authenticate one request, then let it go on."""
-        scope["user"] = await self._principal(scope)
-        await next_app(scope, receive, send)
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        """Put this in front of an app, as Litestar's `middleware` wants it."""
+
+        async def authenticated(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["user"] = await self._principal(scope)
+            await app(scope, receive, send)
+
+        return authenticated
 
     async def _principal(self, scope: Scope) -> Principal | None:
         if self._open.fullmatch(scope["path"]):

@@ -90,6 +90,7 @@ class FleetController(Controller):
     @get("/devices/{device:str}/predictions", guards=[requires("fleet:read")])
     async def list_predictions(
         self,
+        *,
         fleet: NamedDependency[Fleet],
         device: FromPath[str],
         after: FromQuery[str] = "",

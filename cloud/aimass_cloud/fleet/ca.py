@@ -89,7 +89,12 @@ class Authority:
         return self._sign(key, device, "client", names=[name], days=days)
 
     def service(
-        self, key: ec.EllipticCurvePublicKey, name: str, purpose: Purpose, hosts: Sequence[str]
+        self,
+        key: ec.EllipticCurvePublicKey,
+        name: str,
+        *,
+        purpose: Purpose,
+        hosts: Sequence[str],
     ) -> str:
         """A certificate (PEM) of one of our own services, valid for `hosts`."""
         return self._sign(key, name, purpose, names=[_host(h) for h in hosts], days=SERVICE_DAYS)
@@ -162,7 +167,7 @@ def write_service_files(
     key = identity.new_key()
     paths = TlsPaths(directory / "ca.pem", directory / f"{name}.pem", directory / f"{name}.key")
     _write(paths.key, identity.key_pem(key))
-    certificate = authority.service(key.public_key(), name, purpose, hosts)
+    certificate = authority.service(key.public_key(), name, purpose=purpose, hosts=hosts)
     _write(paths.certificate, certificate.encode(), mode=0o644)
     _write(paths.ca, authority.pem.encode(), mode=0o644)
     return paths

@@ -135,8 +135,15 @@ class Fleet:
         await self._check_token(token)
         async with self._store.session() as session:
             site, channel = await _use_token(session, token)
-            row = await self._new_device(session, site, channel, key)
-            row.inventory = msgspec.to_builtins(request.inventory)
+            device = await _free_id(session, site)
+            row = DeviceRow(
+                id=device,
+                site=site,
+                channel=channel,
+                certificate=self._sign(key, device),
+                inventory=msgspec.to_builtins(request.inventory),
+                enrolled=_now_ms(),
+            )
             session.add(row)
         return EnrollReply(
             device=row.id,
@@ -239,20 +246,16 @@ class Fleet:
         if not hmac.compare_digest(known, _sha256(token.secret)):
             raise BadJoinTokenError("the join token is unknown: make a new one")
 
-    async def _new_device(
-        self, session: AsyncSession, site: str, channel: str, key: ec.EllipticCurvePublicKey
-    ) -> DeviceRow:
+    def _sign(self, key: ec.EllipticCurvePublicKey, device: str) -> str:
+        return self._authority.device(key, device, self._trust.device_certificate_days)
+
+
+async def _free_id(session: AsyncSession, site: str) -> str:
+    """An id that no device has; the write lock is held, so it stays free until the commit."""
+    while True:
         device = f"{site}-{secrets.token_hex(3)}"
-        while await session.get(DeviceRow, device) is not None:
-            device = f"{site}-{secrets.token_hex(3)}"
-        certificate = self._authority.device(key, device, self._trust.device_certificate_days)
-        return DeviceRow(
-            id=device,
-            site=site,
-            channel=channel,
-            certificate=certificate,
-            enrolled=_now_ms(),
-        )
+        if await session.get(DeviceRow, device) is None:
+            return device
 
 
 async def _use_token(session: AsyncSession, token: JoinToken) -> tuple[str, str]:
