@@ -153,11 +153,10 @@ class RowGrid:
         they make no row of their own. `time_ms` starts the grid if no data follows.
         """
         now = self.clock(now_ms)
-        if now is None:
-            self._born, self._ticked, self._elapsed = time_ms, now_ms, 0
         for index, value in readings:
-            number = _finite(value)
-            number = NAN if number is None else number
+            number = NAN if (finite := _finite(value)) is None else finite
+            if now is None and finite is not None:
+                self._born, self._ticked, self._elapsed = time_ms, now_ms, 0
             if now is None:
                 self._times[index], self._values[index] = time_ms, number
             else:
@@ -298,7 +297,7 @@ class WindowBuffer:
         self._rows: list[Row] = []
         self._wait, self._sequence = 0, 0
 
-    def push(self, row: Row) -> Window | None:
+    def add(self, row: Row) -> Window | None:
         """Take the next row; returns the window that it completes, if it does."""
         if self._rows and not self._follows(row):
             self._rows.clear()

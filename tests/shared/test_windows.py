@@ -253,7 +253,7 @@ def row(time_ms: int, *values: float) -> Row:
 
 def test_windows_come_every_stride_and_know_their_coverage() -> None:
     buffer = WindowBuffer(3, 2)
-    windows = [buffer.push(row(time, time, math.nan)) for time in range(1, 8)]
+    windows = [buffer.add(row(time, time, math.nan)) for time in range(1, 8)]
     assert [window is not None for window in windows] == [0, 0, 1, 0, 1, 0, 1]
     last = windows[-1]
     assert last is not None
@@ -272,7 +272,7 @@ def test_windows_come_every_stride_and_know_their_coverage() -> None:
 )
 def test_a_window_never_spans_a_gap(step_ms: int, times: list[int], ends: list[int]) -> None:
     buffer = WindowBuffer(2, step_ms=step_ms)
-    windows = [buffer.push(row(time, 1.0)) for time in times]
+    windows = [buffer.add(row(time, 1.0)) for time in times]
     assert [window.end_ms for window in windows if window is not None] == ends
 
 
@@ -299,7 +299,7 @@ def test_windows_of_a_recording_merge_to_the_recording(
 def test_the_buffer_and_the_cut_of_a_recording_agree() -> None:
     values = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     buffer = WindowBuffer(5, 2)
-    pushed = [buffer.push(Row(time, line, np.ones_like(line))) for time, line in enumerate(values)]
+    pushed = [buffer.add(Row(time, line, np.ones_like(line))) for time, line in enumerate(values)]
     online = np.stack([window.values for window in pushed if window is not None])
     assert_array_equal(online, windows_of(values, 5, 2))
 

@@ -107,7 +107,7 @@ def test_seq_wraps_and_a_rebirth_keeps_bd_seq_and_has_the_newest_values() -> Non
 
 
 def test_each_connect_is_a_session_of_its_own() -> None:
-    session = EdgeSession("plant", "tep", {}, options=EdgeOptions(first_bd_seq=255))
+    session = EdgeSession("plant", "tep", {"": []}, options=EdgeOptions(first_bd_seq=255))
     for number in (255, 0, 1):
         will = session.will(0)
         assert session.data("", [], now_ms=1) is None
