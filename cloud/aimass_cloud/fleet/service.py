@@ -133,6 +133,7 @@ class Fleet:
         token = JoinToken.parse(request.token)
         key = identity.check_csr(request.csr)
         await self._check_token(token)
+        root, broker = self._tuf_root(), self._broker()  # what fails here costs no token
         async with self._store.session() as session:
             site, channel = await _use_token(session, token)
             device = await _free_id(session, site)
@@ -151,8 +152,8 @@ class Fleet:
             channel=channel,
             certificate=row.certificate,
             ca=self._authority.pem,
-            tuf_root=self._tuf_root(),
-            broker=self._broker(),
+            tuf_root=root,
+            broker=broker,
         )
 
     async def devices(self) -> list[Device]:

@@ -21,6 +21,7 @@ from aimass_cloud.store.tables import JoinTokenRow, PredictionRow
 from aimass_shared import identity
 from aimass_shared.errors import (
     BadJoinTokenError,
+    BrokerUnavailableError,
     ConflictError,
     MalformedMessageError,
     NotFoundError,
@@ -154,6 +155,24 @@ async def test_a_bad_csr_costs_no_use(fleet: Fleet) -> None:
     for bad, why in ((csr, "P-256"), ("no csr", "parse")):
         with pytest.raises(MalformedMessageError, match=why):
             await fleet.enroll(_request(token, bad))
+    await fleet.enroll(_request(token))
+
+
+async def test_a_coordinator_that_is_not_ready_costs_no_use(
+    store: Store, authority: Authority
+) -> None:
+    answers = iter([None, BROKER])
+
+    def broker() -> BrokerAddress:
+        if (answer := next(answers)) is None:
+            raise BrokerUnavailableError("the broker is not there yet")
+        return answer
+
+    fleet = Fleet(store, authority, trust=TrustSettings(), broker=broker, tuf_root=lambda: "{}")
+    token = (await fleet.create_join_token("press", "stable")).text()
+    with pytest.raises(BrokerUnavailableError):
+        await fleet.enroll(_request(token))
+    assert await fleet.devices() == []
     await fleet.enroll(_request(token))
 
 

@@ -1,11 +1,12 @@
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text, update
+from sqlalchemy import Connection, inspect, text, update
 from sqlalchemy.exc import IntegrityError
 
 from aimass_cloud.store import Store, engine
@@ -39,6 +40,35 @@ async def test_migrating_again_keeps_the_rows(store: Store) -> None:
     await store.migrate()
     async with store.reading() as session:
         assert await session.get(JobRow, "a") is not None
+
+
+BROKEN_REVISION = """
+from alembic import op
+import sqlalchemy as sa
+revision, down_revision = "r9999", "r0001"
+def upgrade():
+    op.create_table("half", sa.Column("id", sa.Integer))
+    raise ZeroDivisionError
+"""
+
+
+async def test_a_migration_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tables(connection: Connection) -> list[str]:
+        return inspect(connection).get_table_names()
+
+    scripts = tmp_path / "migrations"
+    shutil.copytree(engine.MIGRATIONS, scripts)
+    (scripts / "versions" / "r9999_broken.py").write_text(BROKEN_REVISION)
+    async with Store(f"sqlite+aiosqlite:///{tmp_path}/aimass.db") as store:
+        monkeypatch.setattr(engine, "MIGRATIONS", scripts)
+        with pytest.raises(ZeroDivisionError):
+            await store.migrate()
+        async with store.reading() as session:
+            assert await (await session.connection()).run_sync(tables) == []
+        monkeypatch.undo()
+        await store.migrate()
 
 
 async def test_sqlite_is_set_up_for_durability_and_concurrency(store: Store) -> None:
