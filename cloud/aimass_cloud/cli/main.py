@@ -18,6 +18,8 @@ from aimass_shared.settings import load
 FAILED = 1
 INTERRUPTED = 130
 DEFAULT_URL = "http://127.0.0.1:8080"
+CALLER = {"AIMASS_URL", "AIMASS_KEY"}
+"""Variables of whoever calls the API; `serve` may be started from the same shell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +79,7 @@ def serve_settings(args: argparse.Namespace) -> CloudSettings:
         CloudSettings,
         prefix="AIMASS_",
         files=[Path(args.config)] if args.config else [],
-        environ=os.environ,
+        environ={name: text for name, text in os.environ.items() if name not in CALLER},
         overrides={name: value for name, value in options.items() if value is not None},
     )
 

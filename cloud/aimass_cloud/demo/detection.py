@@ -1,13 +1,13 @@
-"""How well the sites' alarms told the fault from normal operation. Pure arithmetic.
+"""How well the sites' predictions told the fault from normal operation. Pure arithmetic.
 
-Names as in the benchmarks of the field: false alarm rate over windows that hold only normal rows,
-detection rate over windows that end in a faulty row, delay in samples from the fault's first row
-to the first alarm. No point adjustment.
+Rates are over windows whose score is over the threshold, without an alarm rule and without point
+adjustment: false alarms over windows that end in a normal row, detection over windows that end in a
+faulty one. The delay is that of the alarm: samples from the fault's first row to it.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,12 +17,27 @@ class Seen(NamedTuple):
     """One stored prediction, placed in the replayed run: the row at which its window ends."""
 
     row: int
-    alarm: bool
-    top_sensors: Sequence[str]
+    over: bool
+    alarm: bool = False
+    top_sensors: Sequence[str] = ()
 
 
-class Detection(msgspec.Struct):
-    """The figures of one fault, over all sites; `delay_samples` is -1 if nobody raised an alarm."""
+class Rates(msgspec.Struct, frozen=True):
+    """Shares of normal and of faulty windows over the threshold."""
+
+    false_alarm_rate: float
+    detection_rate: float
+
+
+class Detection(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one fault over all sites.
+
+    Attributes:
+        delay_samples: median over the sites that raised an alarm; -1 if none did.
+        top_sensors: named most often by the sites' first alarms.
+        windows: how many predictions were judged.
+        baselines: rates of other detectors on the very same rows.
+    """
 
     fault: int
     false_alarm_rate: float
@@ -30,31 +45,46 @@ class Detection(msgspec.Struct):
     delay_samples: int
     top_sensors: list[str]
     windows: int
-    baselines: dict[str, dict[str, Any]]
+    baselines: dict[str, Rates]
 
 
-def judge(fault: int, sites: Iterable[Sequence[Seen]], *, onset: int, top: int = 3) -> Detection:
-    """Score the alarms of all sites against the known onset of the fault.
+def judge(
+    fault: int,
+    sites: Iterable[Sequence[Seen]],
+    *,
+    onset: int,
+    baselines: dict[str, Rates],
+    top: int = 3,
+) -> Detection:
+    """Score the predictions of all sites against the known onset of the fault.
 
     Args:
         fault: number of the fault that was replayed.
         sites: the predictions of each site.
         onset: first faulty row.
+        baselines: rates of other detectors, to stand beside.
         top: how many sensors to name.
     """
     runs = [sorted(run) for run in sites]
-    normal = [seen.alarm for run in runs for seen in run if seen.row < onset]
-    faulty = [seen.alarm for run in runs for seen in run if seen.row >= onset]
+    found = rates([seen for run in runs for seen in run], onset)
     firsts = [first for run in runs if (first := first_alarm(run, onset)) is not None]
     blamed = Counter(name for seen in firsts for name in seen.top_sensors)
     return Detection(
         fault=fault,
-        false_alarm_rate=share(normal),
-        detection_rate=share(faulty),
+        false_alarm_rate=found.false_alarm_rate,
+        detection_rate=found.detection_rate,
         delay_samples=round(float(np.median([s.row - onset for s in firsts]))) if firsts else -1,
         top_sensors=[name for name, _count in blamed.most_common(top)],
-        windows=len(normal) + len(faulty),
-        baselines={},
+        windows=sum(map(len, runs)),
+        baselines=baselines,
+    )
+
+
+def rates(seen: Sequence[Seen], onset: int) -> Rates:
+    """Shares over the threshold before and from the onset on."""
+    return Rates(
+        false_alarm_rate=share([one.over for one in seen if one.row < onset]),
+        detection_rate=share([one.over for one in seen if one.row >= onset]),
     )
 
 

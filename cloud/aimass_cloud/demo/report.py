@@ -1,12 +1,10 @@
 """The demo's report: what was measured in this run and nothing else, as JSON and as a table."""
 
-from typing import Any
-
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from aimass_cloud.demo.detection import Detection
+from aimass_cloud.demo.detection import Detection, Rates
 
 
 class Versions(msgspec.Struct):
@@ -200,6 +198,8 @@ def _errors(train: TrainReport) -> str:
     return f"model {train.val_mse:.4f} ({others})"
 
 
-def _baseline(figures: dict[str, Any]) -> str:
-    rate, false = figures["detection_rate"], figures["false_alarm_rate"]
-    return f"{rate:.1%} of faulty windows, {false:.1%} false alarms"
+def _baseline(figures: Rates) -> str:
+    return (
+        f"{figures.detection_rate:.1%} of faulty windows,"
+        f" {figures.false_alarm_rate:.1%} false alarms"
+    )

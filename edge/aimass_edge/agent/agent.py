@@ -14,6 +14,7 @@ import ssl
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,15 +39,15 @@ from aimass_edge.federated import (
 )
 from aimass_edge.handoff import Handoff
 from aimass_edge.history import History
-from aimass_edge.ingest import Ingest
+from aimass_edge.ingest import Ingest, IngestCounters
 from aimass_edge.outbox import Outbox
-from aimass_edge.predict import Predictor
+from aimass_edge.predict import Predictor, Status
 from aimass_edge.update.fetch import Origin
 from aimass_edge.update.slots import Installed, Slots
 from aimass_edge.update.updater import Updater
 from aimass_shared import topics
 from aimass_shared.errors import InvalidSettingError
-from aimass_shared.messages import AgentStats
+from aimass_shared.messages import AgentStats, Reported
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,18 @@ class Runner:
         return self._predictor.counts.predicted
 
 
+class AgentStatus(msgspec.Struct, frozen=True):
+    """What `GET /status` and `aimass-edge status` show; `reported` is as the cloud was told."""
+
+    device: str
+    site: str
+    cloud_connected: bool
+    reported: Reported
+    stats: AgentStats
+    serving: Status
+    telemetry: IngestCounters
+
+
 @dataclass(frozen=True, eq=False)
 class _Running:
     """The parts of a running agent."""
@@ -109,6 +122,18 @@ class _Running:
     link: FleetLink
     wishes: DesiredState
     telemetry: Telemetry
+
+    def status(self, identity: Identity) -> AgentStatus:
+        """What people see of a running agent."""
+        return AgentStatus(
+            device=identity.device,
+            site=identity.site,
+            cloud_connected=self.bus.connected,
+            reported=self.wishes.reported,
+            stats=self.stats(),
+            serving=self.predictor.status(),
+            telemetry=self.ingest.counters,
+        )
 
     def stats(self) -> AgentStats:
         """What the heartbeat carries."""
@@ -192,10 +217,8 @@ class Agent:
         bus.on_connect(lambda: link.report(wishes.reported))
         await enter(bus)
         ingest = await self._ingest(stack)
-        if settings.api.enabled:
-            await enter(Api(settings.api, predictor, predictor.status))
         path = Parts(source=ingest, history=history, predictor=predictor, outbox=outbox)
-        return _Running(
+        running = _Running(
             predictor=predictor,
             outbox=outbox,
             ingest=ingest,
@@ -204,6 +227,10 @@ class Agent:
             wishes=wishes,
             telemetry=Telemetry(path, settings.source.sensors, wishes.failed),
         )
+        if settings.api.enabled:
+            status = partial(running.status, self._identity)
+            await enter(Api(settings.api, predictor, status))
+        return running
 
     def _history(self) -> History:
         source = self._settings.source

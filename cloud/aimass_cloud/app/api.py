@@ -1,0 +1,78 @@
+"""Routes that put parts together: long work, health. All other routes stand with their parts."""
+
+from http import HTTPStatus
+
+import msgspec
+from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
+
+from aimass_cloud.access import requires
+from aimass_cloud.app.workshop import RoundsRequest, SliceRequest, TrainRequest, Workshop
+from aimass_cloud.bridge import Bridge
+from aimass_cloud.jobs import Jobs
+
+
+class Started(msgspec.Struct, frozen=True):
+    """Long work that began; `GET /api/v1/jobs/{job}` follows it."""
+
+    job: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether the parts do their work."""
+
+    status: str
+    broker: bool
+
+
+class WorkController(Controller):
+    """Starting long work."""
+
+    path = "/api/v1/jobs"
+    tags = ("jobs",)
+    status_code = HTTPStatus.ACCEPTED
+
+    @post("/train", guards=[requires("model:write")], status_code=HTTPStatus.ACCEPTED)
+    async def train(
+        self,
+        jobs: NamedDependency[Jobs],
+        workshop: NamedDependency[Workshop],
+        data: JSONBody[TrainRequest],
+    ) -> Started:
+        """Train a recipe's model."""
+        return Started(await jobs.start("train", lambda report: workshop.train(data, report)))
+
+    @post("/slice", guards=[requires("model:write")], status_code=HTTPStatus.ACCEPTED)
+    async def slice(
+        self,
+        jobs: NamedDependency[Jobs],
+        workshop: NamedDependency[Workshop],
+        data: JSONBody[SliceRequest],
+    ) -> Started:
+        """Make the slices of a model."""
+        return Started(await jobs.start("slice", lambda report: workshop.slice(data, report)))
+
+    @post("/rounds", guards=[requires("round:write")], status_code=HTTPStatus.ACCEPTED)
+    async def rounds(
+        self,
+        jobs: NamedDependency[Jobs],
+        workshop: NamedDependency[Workshop],
+        data: JSONBody[RoundsRequest],
+    ) -> Started:
+        """Run federated rounds over the devices that are online."""
+        return Started(await jobs.start("rounds", lambda report: workshop.rounds(data, report)))
+
+
+@get("/health/live", tags=["health"])
+async def live() -> Health:
+    """The process answers."""
+    return Health(status="live", broker=True)
+
+
+@get("/health/ready", tags=["health"])
+async def ready(bridge: NamedDependency[Bridge]) -> Response[Health]:
+    """All parts run: 200, or 503 while the fleet's broker is away."""
+    status = HTTPStatus.OK if bridge.connected else HTTPStatus.SERVICE_UNAVAILABLE
+    word = "ready" if bridge.connected else "waiting for the broker"
+    return Response(Health(status=word, broker=bridge.connected), status_code=status)

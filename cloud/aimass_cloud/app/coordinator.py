@@ -1,0 +1,266 @@
+"""The coordinator's parts, each with its lifetime, and who talks to whom.
+
+devices <-- fleet's broker --> bridge --> fleet, rollouts, rounds
+callers --> routes --> workshop --> rounds, training, slicing, registry
+callers, devices --> /v2 --> pool (the full model of the newest release)
+"""
+
+import asyncio
+import fcntl
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aimass_cloud.access import Attempts, DeviceTokens, Keys
+from aimass_cloud.app.workshop import Workshop
+from aimass_cloud.bridge import Bridge
+from aimass_cloud.broker import FleetBroker, TlsFiles
+from aimass_cloud.config import CloudSettings, MqttSettings
+from aimass_cloud.federation.rounds import Rounds
+from aimass_cloud.federation.signals import FleetTransport
+from aimass_cloud.fleet import (
+    COORDINATOR,
+    Authority,
+    Fleet,
+    TlsPaths,
+    local_hosts,
+    open_authority,
+    write_service_files,
+)
+from aimass_cloud.jobs import Jobs
+from aimass_cloud.registry import Registry, SigningKeys, TufRepository
+from aimass_cloud.rollout import Rollouts
+from aimass_cloud.serving import ModelPool
+from aimass_cloud.store import Blobs, Store
+from aimass_cloud.store.tables import ReleaseRow
+from aimass_shared.errors import AimassError, ConflictError, InvalidSettingError
+from aimass_shared.manifest import decode
+from aimass_shared.messages import BrokerAddress, Reported
+from aimass_shared.slices import SliceSpec
+
+log = logging.getLogger(__name__)
+
+FULL = SliceSpec(width=1.0, precision="fp32")
+RESIGN_S = 600.0
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinator:
+    """All parts, running. `dependencies` are what routes may ask for by name."""
+
+    settings: CloudSettings
+    store: Store
+    blobs: Blobs
+    tuf: TufRepository
+    keys: Keys
+    tokens: DeviceTokens
+    attempts: Attempts
+    fleet: Fleet
+    registry: Registry
+    rollouts: Rollouts
+    rounds: Rounds
+    jobs: Jobs
+    workshop: Workshop
+    bridge: Bridge
+    pool: ModelPool
+    server_tls: TlsPaths
+    broker_note: str
+
+    @property
+    def dependencies(self) -> dict[str, object]:
+        """Parts by the names that controllers use."""
+        names = "store blobs tuf keys attempts fleet registry rollouts rounds jobs workshop bridge"
+        return {name: getattr(self, name) for name in names.split()}
+
+    async def serve_newest(self) -> None:
+        """Serve the full model of each model's newest release."""
+        newest: dict[str, ReleaseRow] = {}
+        for row in reversed(await self.registry.releases()):
+            newest[decode(row.manifest).model] = row
+        for row in newest.values():
+            await self.serve_release(row)
+
+    async def serve_release(self, row: ReleaseRow) -> None:
+        """Serve the full model of a release; what was served stays if it does not load."""
+        manifest = decode(row.manifest)
+        entry = manifest.entry(FULL.name)
+        path = self.blobs.path(entry.file("model").sha256)
+        await self.pool.load(manifest.model, row.id, path=path, contract=manifest.contract)
+
+
+class _Online:
+    """Which devices are online and what they run, from the fleet's rows."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def online(self) -> dict[str, Reported]:
+        """Devices that are online, with what they report."""
+        idle = Reported(v=0, ts=0, state="idle")
+        devices = await self._fleet.devices()
+        return {one.id: one.reported or idle for one in devices if one.online and not one.revoked}
+
+
+@asynccontextmanager
+async def running(settings: CloudSettings) -> AsyncIterator[Coordinator]:
+    """Start every part, and end them in the reverse order.
+
+    Raises:
+        ConflictError: another coordinator uses the data directory.
+        PortInUseError: the broker's port is taken.
+        BrokerUnavailableError: our own broker does not start.
+        StateCorruptError: a file of the data directory is damaged.
+    """
+    data = _data_dir(settings)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_Claim(data / "lock"))
+        coordinator = await _compose(settings, data, stack)
+        await coordinator.serve_newest()
+        yield coordinator
+
+
+def _data_dir(settings: CloudSettings) -> Path:
+    data = Path(settings.data_dir).absolute()
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return data
+
+
+async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -> Coordinator:
+    store = await _store(settings, data, stack)
+    authority, blobs, tuf = open_authority(data / "ca"), Blobs(data / "blobs"), _tuf(settings, data)
+    await asyncio.to_thread(tuf.open)
+    address, note = await _broker(settings, authority, data, stack)
+    fleet = Fleet(
+        store,
+        authority,
+        trust=settings.trust,
+        broker=lambda: address,
+        tuf_root=lambda: tuf.root().decode(),
+    )
+    keys = Keys(store)
+    await keys.ensure_admin_key(data)
+    registry = Registry(store, blobs, tuf)
+    bridge = Bridge(address, _own_tls(authority, data, address), store)
+    transport = await stack.enter_async_context(FleetTransport(bridge, blobs))
+    rounds = Rounds(store, transport, data / "rounds")
+    rollouts = Rollouts(store, publish=lambda topic, raw: bridge.publish(topic, raw, retain=True))
+    bridge.on_state(fleet.record_state)
+    bridge.on_state(transport.on_state)
+    bridge.on_reported(fleet.record_reported)
+    bridge.on_reported(rollouts.on_reported)
+    bridge.on_round_reply(transport.on_round_reply)
+    await stack.enter_async_context(bridge)
+    task = asyncio.create_task(_housekeeping(registry, rollouts, bridge))
+    stack.push_async_callback(_cancel, task)
+    return Coordinator(
+        settings=settings,
+        store=store,
+        blobs=blobs,
+        tuf=tuf,
+        keys=keys,
+        tokens=DeviceTokens(store),
+        attempts=Attempts(),
+        fleet=fleet,
+        registry=registry,
+        rollouts=rollouts,
+        rounds=rounds,
+        jobs=await stack.enter_async_context(Jobs(store)),
+        workshop=Workshop(data, registry, rounds, _Online(fleet)),
+        bridge=bridge,
+        pool=await stack.enter_async_context(ModelPool(settings.serving)),
+        server_tls=_server_tls(authority, data, settings.http.host),
+        broker_note=note,
+    )
+
+
+async def _store(settings: CloudSettings, data: Path, stack: AsyncExitStack) -> Store:
+    url = settings.database_url or f"sqlite+aiosqlite:///{data / 'aimass.db'}"
+    store = await stack.enter_async_context(Store(url))
+    await store.migrate()
+    return store
+
+
+def _tuf(settings: CloudSettings, data: Path) -> TufRepository:
+    return TufRepository(data / "tuf", SigningKeys(data / "keys"), settings.trust)
+
+
+async def _broker(
+    settings: CloudSettings, authority: Authority, data: Path, stack: AsyncExitStack
+) -> tuple[BrokerAddress, str]:
+    """Our own broker, started; or the address of the one that the settings name."""
+    if settings.mqtt.url:
+        return broker_address(settings.mqtt), ""
+    hosts = local_hosts(settings.mqtt.host)
+    tls = write_service_files(authority, data / "tls", "broker", purpose="server", hosts=hosts)
+    broker = FleetBroker(settings.mqtt, TlsFiles(*tls), data)
+    await stack.enter_async_context(broker)
+    log.info("%s broker on %s:%d", broker.kind, broker.address.host, broker.address.port)
+    return broker.address, broker.note
+
+
+def broker_address(settings: MqttSettings) -> BrokerAddress:
+    """Address of a broker that is already there.
+
+    Raises:
+        InvalidSettingError: the URL is not `mqtt://` or `mqtts://` with a host.
+    """
+    url = urlsplit(settings.url)
+    if url.scheme not in DEFAULT_PORTS or not url.hostname:
+        raise InvalidSettingError(
+            f"mqtt.url must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {settings.url!r}"
+        )
+    port = url.port or DEFAULT_PORTS[url.scheme]
+    return BrokerAddress(host=url.hostname, port=port, tls=url.scheme == "mqtts")
+
+
+def _own_tls(authority: Authority, data: Path, address: BrokerAddress) -> TlsFiles | None:
+    """The coordinator's own MQTT identity; None on a broker without TLS."""
+    if not address.tls:
+        return None
+    return TlsFiles(*write_service_files(authority, data / "tls", COORDINATOR, purpose="client"))
+
+
+def _server_tls(authority: Authority, data: Path, host: str) -> TlsPaths:
+    hosts = local_hosts(host)
+    return write_service_files(authority, data / "tls", "api", purpose="server", hosts=hosts)
+
+
+async def _housekeeping(registry: Registry, rollouts: Rollouts, bridge: Bridge) -> None:
+    """Keep signatures fresh, and send again what a restart may have swallowed."""
+    await bridge.wait_connected()
+    while True:
+        try:
+            await registry.refresh_timestamp()
+            await rollouts.republish()
+        except AimassError as error:
+            log.warning("housekeeping: %s", error)
+        await asyncio.sleep(RESIGN_S)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+class _Claim:
+    """A lock file that only one living process can hold."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise ConflictError(
+                f"another coordinator uses {self._path.parent}: stop it, or choose --data-dir"
+            ) from error
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()

@@ -1,0 +1,279 @@
+"""Long work of the coordinator as jobs: train, slice, federated rounds.
+
+Each piece of work puts parts together that do not know each other (fleet, rounds, training,
+slicing, registry). What needs torch is imported when it is asked for and runs in a thread, so that
+a coordinator that only serves starts fast and stays small.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+
+from aimass_cloud import recipes
+from aimass_cloud.federation.plans import (
+    Arrays,
+    Client,
+    RoundRecord,
+    StatisticsPlan,
+    TrainingPlan,
+)
+from aimass_cloud.federation.rounds import Rounds
+from aimass_cloud.jobs import Progress
+from aimass_cloud.models.trained import TrainedModel
+from aimass_cloud.registry import NewModel, Registry
+from aimass_cloud.store.tables import ModelRow
+from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError
+from aimass_shared.manifest import SliceArtifact, decode
+from aimass_shared.messages import Reported
+from aimass_shared.moments import Moments, from_arrays
+from aimass_shared.topics import check_segment
+
+T = TypeVar("T")
+Result = dict[str, object]
+VAR_LAGS = 2
+
+
+class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/jobs/train`. `base` is the run of a statistics round, "" for none."""
+
+    recipe: str = "tep"
+    seed: int = 0
+    base: str = ""
+
+
+class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/jobs/slice`."""
+
+    model: str
+
+
+class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`POST /api/v1/jobs/rounds`: statistics of a recipe's sensors, or training of a model."""
+
+    kind: str
+    recipe: str = "tep"
+    model: str = ""
+    rounds: int = 3
+    epochs: int = 1
+    learning_rate: float = 1e-3
+    seed: int = 0
+    deadline_s: float = 60.0
+
+
+class ListsDevices(Protocol):
+    """Who knows the fleet."""
+
+    async def online(self) -> Mapping[str, Reported]:
+        """Devices that are online, with what they run."""
+        ...
+
+
+class Workshop:
+    """The coordinator's long work. `data_dir` keeps models, slices and moments."""
+
+    def __init__(
+        self, data_dir: Path, registry: Registry, rounds: Rounds, devices: ListsDevices
+    ) -> None:
+        self._data = data_dir
+        self._registry = registry
+        self._rounds = rounds
+        self._devices = devices
+
+    async def train(self, request: TrainRequest, progress: Progress) -> Result:
+        """Train a recipe's model and register it."""
+        base = await asyncio.to_thread(self._moments, request.base) if request.base else None
+        train = _needs_torch(_import_training)().train
+        model = await asyncio.to_thread(
+            train, request.recipe, seed=request.seed, base=base, progress=progress
+        )
+        row = await self._register(model)
+        return {"model": row.id, "parameters": row.parameters, "metrics": row.metrics}
+
+    async def slice(self, request: SliceRequest, progress: Progress) -> Result:
+        """Make the slices of a model; a release signs them later."""
+        row = await self._registry.model(request.model)
+        make = _needs_torch(_import_slicing)().make_slices
+        model = await asyncio.to_thread(_load, row)
+        reuse = self._slices(row.parent) if row.parent else None
+        artifacts = await asyncio.to_thread(
+            make,
+            model,
+            self._slices(row.id),
+            progress=progress,
+            reuse=reuse if reuse and reuse.is_dir() else None,
+        )
+        await self._registry.save_slices(row.id, model.info.contract, artifacts)
+        return {"model": row.id, "slices": [_describe(artifact) for artifact in artifacts]}
+
+    async def rounds(self, request: RoundsRequest, progress: Progress) -> Result:
+        """Run a statistics round or training rounds over all devices that are online.
+
+        Raises:
+            NoClientsError: no device is online, or none runs a slice of the model.
+            NotFoundError: there is no such kind, recipe or model.
+        """
+        if request.kind == "statistics":
+            return await self._statistics(request, progress)
+        if request.kind == "train":
+            return await self._training(request, progress)
+        raise NotFoundError(f"no kind of round {request.kind!r}; there are: statistics, train")
+
+    async def _statistics(self, request: RoundsRequest, progress: Progress) -> Result:
+        recipe = recipes.find(request.recipe)
+        devices = await self._devices.online()
+        if not devices:
+            raise NoClientsError("no device is online: see `aimass device list`")
+        plan = StatisticsPlan(
+            run=_new_run("stat"),
+            devices=tuple(sorted(devices)),
+            sensors=(await asyncio.to_thread(recipe.load)).names,
+            step_ms=recipe.step_ms,
+            lags=VAR_LAGS,
+            timeout_s=request.deadline_s,
+        )
+        result = await self._rounds.run_statistics(plan, progress)
+        await asyncio.to_thread(self._keep_moments, plan.run, result.moments)
+        return {"run": plan.run, "rows": result.moments.n, **_round(result.record)}
+
+    async def _training(self, request: RoundsRequest, progress: Progress) -> Result:
+        row = await self._registry.model(request.model)
+        model = await asyncio.to_thread(_load, row)
+        training = _needs_torch(_import_training)()
+        plan = TrainingPlan(
+            run=_new_run("fl"),
+            model=row.id,
+            rounds=request.rounds,
+            clients=await self._clients(row.id),
+            sensors=tuple(sensor.name for sensor in model.info.contract.sensors),
+            step_ms=model.info.contract.step_ms,
+            epochs=request.epochs,
+            learning_rate=request.learning_rate,
+            seed=request.seed,
+            timeout_s=request.deadline_s,
+        )
+
+        def evaluate(arrays: Arrays) -> dict[str, float]:
+            return {"val_mse": float(training.evaluate_forecast(model, arrays))}
+
+        result = await self._rounds.run_training(
+            plan,
+            dict(model.weights),
+            nesting=training.nesting_of(model).leading,
+            evaluate=evaluate,
+            progress=progress,
+        )
+        child = await asyncio.to_thread(training.with_weights, model, result.arrays)
+        new = await self._register(child, parent=row.id)
+        rounds = [_round(record) for record in result.records]
+        return {"run": plan.run, "model": new.id, "metrics": new.metrics, "rounds": rounds}
+
+    async def _clients(self, model: str) -> dict[str, Client]:
+        """Devices online that run a slice of the model, each with its width."""
+        clients: dict[str, Client] = {}
+        releases = {r.id: r for r in await self._registry.releases() if r.model == model}
+        for device, reported in (await self._devices.online()).items():
+            ref = reported.release
+            if ref is not None and ref.release in releases:
+                entry = decode(releases[ref.release].manifest).entry(ref.slice)
+                clients[device] = Client(width=entry.spec.width, slice=ref.slice)
+        if not clients:
+            raise NoClientsError(f"no online device runs a slice of {model}: roll it out first")
+        return clients
+
+    async def _register(self, model: TrainedModel, parent: str = "") -> ModelRow:
+        folder = self._data / "models" / f"{model.id}-{secrets.token_hex(4)}"
+        await asyncio.to_thread(model.save, folder)
+        return await self._registry.add_model(
+            NewModel(
+                name=model.info.contract.model,
+                recipe=model.info.recipe,
+                parameters=model.parameters,
+                metrics=model.metrics,
+                directory=str(folder),
+                parent=parent,
+            )
+        )
+
+    def _slices(self, model: str) -> Path:
+        return self._data / "slices" / model
+
+    def _keep_moments(self, run: str, moments: Moments) -> None:
+        path = self._data / "moments" / f"{run}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"sensors": np.array(moments.sensors), "lags": np.array(moments.lags)}
+        arrays: dict[str, Any] = {**about, **moments.arrays()}
+        np.savez(path, **arrays)
+
+    def _moments(self, run: str) -> Moments:
+        path = self._data / "moments" / f"{check_segment(run, 'run')}.npz"
+        if not path.is_file():
+            raise NotFoundError(f"no statistics run {run!r}: `aimass round statistics` makes one")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        sensors = tuple(str(name) for name in arrays.pop("sensors"))
+        return from_arrays(arrays, sensors=sensors, lags=int(arrays.pop("lags")))
+
+
+def _new_run(prefix: str) -> str:
+    return f"{prefix}-{int(time.time()):x}-{secrets.token_hex(3)}"
+
+
+def _load(row: ModelRow) -> TrainedModel:
+    return TrainedModel.load(Path(row.directory))
+
+
+def _describe(artifact: SliceArtifact) -> Result:
+    cost = artifact.cost
+    return {
+        "slice": artifact.spec.name,
+        "width": artifact.spec.width,
+        "precision": artifact.spec.precision,
+        "bytes": cost.model_bytes,
+        "memory_mib": cost.memory_mib,
+        "p50_ms": cost.reference_ms,
+        "val_mse": cost.val_mse,
+    }
+
+
+def _round(record: RoundRecord) -> Result:
+    return {
+        "round": record.number,
+        "clients": sum(client.ok for client in record.clients),
+        "seconds": record.seconds,
+        "bytes_up": record.bytes_up,
+        "bytes_down": record.bytes_down,
+        **record.metrics,
+        "outcomes": msgspec.to_builtins(record.clients),
+    }
+
+
+def _import_training() -> Any:  # noqa: ANN401  a module; its functions are typed where they stand
+    from aimass_cloud import training  # noqa: PLC0415  torch is of [train], and slow to import
+
+    return training
+
+
+def _import_slicing() -> Any:  # noqa: ANN401  a module; its functions are typed where they stand
+    from aimass_cloud import slicing  # noqa: PLC0415  torch is of [train], and slow to import
+
+    return slicing
+
+
+def _needs_torch(load: Callable[[], T]) -> Callable[[], T]:
+    """Say what to install where a module of the `[train]` extra is missing."""
+
+    def loaded() -> T:
+        try:
+            return load()
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f'this needs {error.name}: pip install "aimass[cloud,train]"'
+            ) from error
+
+    return loaded
