@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from aimass_cloud.federation.plans import Nesting
-from aimass_cloud.federation.transport import Handler
+from aimass_cloud.federation.rounds import Rounds
+from aimass_cloud.federation.transport import Handler, LocalTransport
+from aimass_cloud.store import Store
 from aimass_shared.messages import RoundReply, RoundTask
 from aimass_shared.updates import decode, encode
 
 Arrays = dict[str, NDArray[Any]]
+
+
+Make = Callable[[dict[str, Handler]], Rounds]
 
 
 class Devices:
@@ -111,3 +117,18 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with Store(f"sqlite+aiosqlite:///{tmp_path / 'aimass.db'}") as opened:
+        await opened.migrate()
+        yield opened
+
+
+@pytest.fixture
+def make(store: Store, tmp_path: Path) -> Make:
+    def build(handlers: dict[str, Handler]) -> Rounds:
+        return Rounds(store, LocalTransport(handlers), tmp_path / "runs")
+
+    return build
