@@ -48,6 +48,8 @@ class Ingest:
     The bus outlives it, so that the last thing it publishes is its death:
     `bus = Bus(options, will=lambda: ingest.will())`, then `async with bus, ingest`.
 
+    `agent_node` is the Sparkplug id of our own node where `publish_node` is not set.
+
     Raises:
         InvalidSettingError: the settings of the source do not fit its kind.
     """

@@ -140,7 +140,7 @@ class SparkplugAnswers:
     """Our own edge node, with device `ai` whose metrics are the newest prediction."""
 
     def __init__(self, settings: SourceSettings, agent_node: str) -> None:
-        node = settings.publish_node or f"aimass-{agent_node}"
+        node = settings.publish_node or agent_node
         if node == settings.node:
             raise InvalidSettingError(
                 f"`publish_node` {node!r} must differ from the watched `node`: ids are unique"

@@ -136,7 +136,7 @@ class HostSession:
         except RequestError:
             node.wanted = True
             raise
-        return list(self._apply_any(node, topic, payload, now_ms))
+        return list(self._apply_any(node, topic, payload, now_ms=now_ms))
 
     def tick(self, now_ms: int) -> list[Event]:
         """Give up on messages that have been missing for too long."""
@@ -159,7 +159,7 @@ class HostSession:
         return due
 
     def _apply_any(
-        self, node: _Node, topic: Topic, payload: Payload, now_ms: int
+        self, node: _Node, topic: Topic, payload: Payload, *, now_ms: int
     ) -> Iterator[Event]:
         if topic.kind == "NBIRTH":
             yield self._nbirth(node, topic, payload)
@@ -171,7 +171,7 @@ class HostSession:
         elif not node.born:
             node.wanted = True
         else:
-            yield from self._in_order(node, topic, payload, now_ms)
+            yield from self._in_order(node, topic, payload, now_ms=now_ms)
 
     def _nbirth(self, node: _Node, topic: Topic, payload: Payload) -> Sample:
         fresh = _Node(born=True, seq=payload.seq or 0, bd_seq=_bd_seq(payload), asked=node.asked)
@@ -180,7 +180,7 @@ class HostSession:
         return _sample(fresh, topic, payload)
 
     def _in_order(
-        self, node: _Node, topic: Topic, payload: Payload, now_ms: int
+        self, node: _Node, topic: Topic, payload: Payload, *, now_ms: int
     ) -> Iterator[Event]:
         seq = payload.seq or 0
         if (seq - node.seq - 1) % COUNTER >= COUNTER // 2:

@@ -25,10 +25,14 @@ class Address(NamedTuple):
 class Plant:
     """A client of the plant: publishes, and hears everything that anybody says."""
 
-    def __init__(self, address: Address, *, will: Publication | None = None) -> None:
+    def __init__(
+        self, address: Address, *, will: Publication | None = None, name: str = ""
+    ) -> None:
         self.heard: deque[tuple[str, bytes]] = deque(maxlen=100_000)
         self._subscribed = threading.Event()
-        self.client = Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
+        self.client = Client(
+            CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False
+        )
         if will is not None:
             self.client.will_set(will.topic, will.payload, will.qos, will.retain)
         self.client.on_message = self._hear
@@ -76,8 +80,8 @@ MakePlant = Callable[..., Plant]
 def make_plant(mosquitto: Address) -> Iterator[MakePlant]:
     plants: list[Plant] = []
 
-    def make(*, will: Publication | None = None) -> Plant:
-        plants.append(Plant(mosquitto, will=will))
+    def make(*, will: Publication | None = None, name: str = "") -> Plant:
+        plants.append(Plant(mosquitto, will=will, name=name))
         return plants[-1]
 
     yield make
@@ -112,7 +116,7 @@ def run_ingest(mosquitto: Address) -> RunIngest:
             return ingest.will()
 
         bus = Bus(options, will=will)
-        ingest = Ingest(settings, agent_node="north-1", bus=bus)
+        ingest = Ingest(settings, agent_node="aimass-north-1", bus=bus)
         async with bus, ingest:
             yield Running(ingest, bus)
 

@@ -249,6 +249,26 @@ async def test_our_node_is_born_answers_and_dies(
     assert numbers == [numbers[0]] * 3
 
 
+async def test_each_connection_of_our_node_is_a_session_of_its_own(
+    plant: Plant, make_plant: MakePlant, run_ingest: RunIngest, until: Until
+) -> None:
+    """Another client with our id makes the broker cut us off, as a network would."""
+    async with run_ingest(SETTINGS) as running:
+        await until(lambda: "DBIRTH" in kinds(plant, "aimass-north-1"))
+        make_plant(name="edge")
+        await until(lambda: kinds(plant, "aimass-north-1").count("DBIRTH") == 2)
+        await until(lambda: rebirth_requests(plant) == 2)
+        await running.ingest.publish(PREDICTION)
+        await until(lambda: "DDATA" in kinds(plant, "aimass-north-1"))
+    ours = [found for found in plant.sparkplug() if found[0].node == "aimass-north-1"]
+    numbers = [
+        (topic.kind, payload.metrics[0].value)
+        for topic, payload in ours
+        if topic.kind in ("NBIRTH", "NDEATH")
+    ]
+    assert numbers[:3] == [("NBIRTH", 0), ("NDEATH", 0), ("NBIRTH", 1)]
+
+
 async def test_the_coverage_of_a_window_is_the_quality_of_its_prediction(
     plant: Plant, run_ingest: RunIngest, until: Until
 ) -> None:
