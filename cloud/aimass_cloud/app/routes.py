@@ -69,6 +69,7 @@ def make_app(coordinator: Coordinator) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=settings.max_body_bytes,
         state=State({"max_blob_bytes": settings.max_blob_bytes}),
+        logging_config=None,
         openapi_config=OpenAPIConfig(title="aimass", version=__version__),
     )
 

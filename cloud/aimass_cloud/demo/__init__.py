@@ -1,1 +1,5 @@
-"""The whole loop on one machine: coordinator, three agents, a plant; real processes, real data."""
+"""The whole loop on one machine: coordinator, three agents, three plants, all real processes."""
+
+from aimass_cloud.demo.run import DemoOptions, run
+
+__all__ = ["DemoOptions", "run"]

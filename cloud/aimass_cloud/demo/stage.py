@@ -1,0 +1,194 @@
+"""The demo's stage: data directories, ports, and the processes that play on it.
+
+Everything is started with the commands of the README; nothing here reaches into a process.
+"""
+
+import asyncio
+import inspect
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+import httpx
+import msgspec
+
+from aimass_cloud.admin import Admin
+from aimass_cloud.broker import PlantBroker
+from aimass_cloud.broker.own import Wanted
+from aimass_cloud.demo.plant import Plant, connect
+from aimass_cloud.demo.processes import ChildFailedError, Process
+from aimass_cloud.demo.replay import AgentView
+from aimass_cloud.demo.sites import SITES, Site, site_config
+from aimass_cloud.recipes import Recipe
+from aimass_shared.errors import DeadlineExceededError
+
+START_S = 30.0
+POLL_S = 0.1
+Condition = Callable[[], object]
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+class Stage:
+    """Coordinator, plant broker, agents and plants of one run of the demo."""
+
+    def __init__(self, root: Path, recipe: Recipe, broker: Wanted) -> None:
+        self.root = root
+        self._recipe = recipe
+        self._wanted = broker
+        self.api_port = free_port()
+        self.agent_ports = {site.name: free_port() for site in SITES}
+        self.coordinator = self._coordinator()
+        self.broker = PlantBroker(root / "plant", wanted=broker)
+        self.agents: dict[str, Process] = {}
+        self.devices: dict[str, str] = {}
+        self._stack = AsyncExitStack()
+
+    @property
+    def url(self) -> str:
+        """The coordinator's API."""
+        return f"http://127.0.0.1:{self.api_port}"
+
+    async def __aenter__(self) -> Self:
+        """Nothing plays yet."""
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """End every process, in the reverse order."""
+        await self._stack.aclose()
+
+    async def start_coordinator(self) -> Admin:
+        """`aimass serve`; returns its admin API once it is ready."""
+        await self._stack.enter_async_context(self.coordinator)
+        key_file = self.root / "cloud" / "admin.key"
+        await self.until(key_file.is_file, "the coordinator's admin key")
+        key = await asyncio.to_thread(key_file.read_text)
+        admin = await self._stack.enter_async_context(Admin.connect(self.url, key.strip()))
+        await self.until_ready(admin)
+        return admin
+
+    async def until_ready(self, admin: Admin) -> None:
+        """Wait until the coordinator and its broker answer."""
+        await self.until(admin.ready, "the coordinator")
+
+    async def start_plant_broker(self) -> None:
+        """The factory's own broker."""
+        await self._stack.enter_async_context(self.broker)
+
+    async def enroll(self, site: Site, token: str) -> str:
+        """`aimass-edge enroll` for a site's device; returns the device's id."""
+        config = await asyncio.to_thread(self._write_config, site)
+        options = ["--cloud", self.url, "--token", token, "--json"]
+        command = [*_edge("enroll", site, config, self._edge_dir(site)), *options]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **QUIET},
+        )
+        out, words = await asyncio.wait_for(process.communicate(), START_S)
+        if process.returncode:
+            raise ChildFailedError(f"enrolment of {site.name}: {words.decode().strip()}")
+        return str(msgspec.json.decode(out)["device"])
+
+    async def start_agent(self, site: Site) -> None:
+        """`aimass-edge run` for a site's device."""
+        config = self._config_path(site)
+        agent = Process(
+            f"agent of {site.name}",
+            _edge("run", site, config, self._edge_dir(site)),
+            self.root / f"agent-{site.name}.log",
+            environ=QUIET,
+        )
+        self.agents[site.name] = await self._stack.enter_async_context(agent)
+
+    async def views(self) -> dict[str, AgentView]:
+        """The agents' own endpoints."""
+        client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=10))
+        return {
+            name: AgentView(f"http://127.0.0.1:{port}", client)
+            for name, port in self.agent_ports.items()
+        }
+
+    @asynccontextmanager
+    async def plants(self, sensors: tuple[str, ...]) -> AsyncIterator[Mapping[str, Plant]]:
+        """All sites' plants, connected."""
+        async with AsyncExitStack() as stack:
+            yield {
+                site.name: await stack.enter_async_context(
+                    connect(site, self.broker.address, sensors)
+                )
+                for site in SITES
+            }
+
+    async def until(self, holds: Condition, what: str, seconds: float = START_S) -> None:
+        """Poll a condition; a process that ends meanwhile is an error at once.
+
+        Raises:
+            ChildFailedError: a process ended.
+            DeadlineExceededError: it does not hold after so many seconds.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not await _true(holds):
+            self.check()
+            if loop.time() > end:
+                raise DeadlineExceededError(f"{what} did not come within {seconds:.0f} s")
+            await asyncio.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raise if a process ended by itself."""
+        for process in (self.coordinator, *self.agents.values()):
+            process.check()
+
+    def _coordinator(self) -> Process:
+        data = str(self.root / "cloud")
+        options = ["--data-dir", data, "--port", str(self.api_port), "--broker", self._wanted]
+        return Process(
+            "coordinator",
+            [sys.executable, "-m", "aimass_cloud", "serve", *options],
+            self.root / "coordinator.log",
+            environ=QUIET,
+        )
+
+    def _edge_dir(self, site: Site) -> Path:
+        return self.root / f"edge-{site.name}"
+
+    def _config_path(self, site: Site) -> Path:
+        return self.root / f"{site.name}.toml"
+
+    def _write_config(self, site: Site) -> Path:
+        address = self.broker.address
+        path = self._config_path(site)
+        path.write_bytes(
+            site_config(
+                site,
+                self._recipe,
+                broker_port=address.port,
+                broker_version=address.version,
+                api_port=self.agent_ports[site.name],
+            )
+        )
+        return path
+
+
+def _edge(verb: str, site: Site, config: Path, data: Path) -> list[str]:
+    """A command line of `aimass-edge`, as the README shows it."""
+    options = ["--profile", site.profile, "--config", str(config), "--data-dir", str(data)]
+    return [sys.executable, "-m", "aimass_edge", verb, *options]
+
+
+async def _true(holds: Condition) -> bool:
+    result = holds()
+    return bool(await result if inspect.isawaitable(result) else result)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
