@@ -150,10 +150,20 @@ class Slots:
         return after
 
     def boot(self) -> Installed | None:
-        """What to load now; an attempt of a trial is spent, durably, before this returns."""
-        self.prepare()
-        self._set_aside_damaged_state()
-        state = self.change(states.spend_attempt)
+        """What to load now; an attempt of a trial is spent, durably, before this returns.
+
+        Raises:
+            StateCorruptError: the state is damaged, and the disk refuses to set it aside.
+        """
+        try:
+            self.prepare()
+            self._set_aside_damaged_state()
+            state = self.change(states.spend_attempt)
+        except OSError:
+            # A full or read-only disk stops updates, not predictions. An attempt that cannot be
+            # spent is not made.
+            log.exception("cannot write below %s: starting what is active", self.root)
+            return self.settled()
         if state.trial is not None:
             found = self.find(state.trial.digest, trial=True)
             if found is not None:
@@ -168,7 +178,7 @@ class Slots:
 
     def find(self, digest: str, *, trial: bool = False) -> Installed | None:
         """An install, if it is there and every byte of it is right."""
-        if not digest:
+        if not digest or not (self._store / digest).is_dir():
             return None
         try:
             return self._verify(digest, trial=trial)
