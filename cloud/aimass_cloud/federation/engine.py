@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from aimass_cloud.federation.grid import AimassGrid
 from aimass_cloud.federation.plans import (
@@ -81,7 +81,7 @@ class Engine:
             seconds=time.monotonic() - started,
             bytes_up=self._bytes_up(replies),
             bytes_down=self._bytes_down(replies),
-            metrics={name: float(str(value)) for name, value in (metrics or {}).items()},
+            metrics=_round_metrics(metrics or MetricRecord()),
             created=int(time.time() * 1000),
         )
         return Played(arrays_of(averaged) if averaged is not None else None, record)
@@ -195,6 +195,16 @@ def _training_config(plan: TrainingPlan, number: int) -> ConfigRecord:
             "precision": plan.precision,
         }
     )
+
+
+def _round_metrics(metrics: MetricRecord) -> dict[str, float]:
+    """A strategy's figures under the names of our records."""
+    names = {EXAMPLES: "examples"}
+    return {
+        names.get(name, name): float(value)
+        for name, value in metrics.items()
+        if isinstance(value, (int, float))
+    }
 
 
 def _reply_metrics(reply: Message) -> dict[str, float]:

@@ -85,7 +85,7 @@ async def test_three_widths_average_as_by_hand(
     assert result.arrays["w"][3, 0] == 13
     (record,) = result.records
     assert record.metrics == {
-        "num-examples": 60,
+        "examples": 60,
         "loss": pytest.approx((100 + 400 + 900) / 60),
         "val_mse": pytest.approx((inner + middle + 2) / 4),
     }
