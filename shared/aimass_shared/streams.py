@@ -11,6 +11,8 @@ from itertools import pairwise
 from aimass_shared.errors import MalformedMessageError
 from aimass_shared.messages import StreamBatch
 
+MAX_ID = (1 << 63) - 1  # what databases keep
+
 
 class OrderedBatch(StreamBatch, frozen=True, kw_only=True):
     """`up/d/{stream}`: rows in the order of their ids, none missing between `after` and them.
@@ -31,9 +33,10 @@ def advance(upto: int, batch: OrderedBatch) -> int | None:
         batch: what came; rows with `id <= upto` in it are duplicates.
 
     Raises:
-        MalformedMessageError: the batch is empty or its ids do not grow.
+        MalformedMessageError: the batch is empty, or its ids do not grow within 63 bits.
     """
     ids = [batch.after, *(item.id for item in batch.items)]
-    if len(ids) == 1 or batch.after < 0 or any(second <= first for first, second in pairwise(ids)):
+    grows = all(first < second for first, second in pairwise(ids))
+    if len(ids) == 1 or not grows or ids[0] < 0 or ids[-1] > MAX_ID:
         raise MalformedMessageError("a stream batch needs rows with growing ids above its `after`")
     return max(upto, ids[-1]) if batch.after <= upto else None

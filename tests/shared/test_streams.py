@@ -30,7 +30,11 @@ def test_upto_moves_only_without_a_gap(upto: int, message: OrderedBatch, result:
 
 
 @pytest.mark.parametrize(
-    "message", [batch(), batch(2, 2), batch(3, 2), batch(3, after=3), batch(0), batch(1, after=-1)]
+    "message",
+    [
+        *(batch(), batch(2, 2), batch(3, 2), batch(3, after=3), batch(0), batch(1, after=-1)),
+        batch(1 << 63),
+    ],
 )
 def test_nonsense_is_refused(message: OrderedBatch) -> None:
     with pytest.raises(MalformedMessageError):
