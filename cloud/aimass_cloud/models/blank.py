@@ -35,4 +35,4 @@ def blank(
 
 
 def _arrays(named: dict[str, torch.Tensor]) -> Arrays:
-    return {name: tensor.numpy() for name, tensor in named.items()}
+    return {name: tensor.numpy() for name, tensor in sorted(named.items())}

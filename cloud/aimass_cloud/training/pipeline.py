@@ -241,7 +241,7 @@ def _check_weights(model: TrainedModel, weights: Weights) -> None:
 
 
 def _arrays(named: Tensors) -> dict[str, NDArray[np.float32]]:
-    return {name: tensor.numpy() for name, tensor in named.items()}
+    return {name: tensor.numpy() for name, tensor in sorted(named.items())}
 
 
 def _now_ms() -> int:

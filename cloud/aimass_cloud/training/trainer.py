@@ -33,11 +33,11 @@ class Plan(msgspec.Struct, frozen=True):
         check: steps between two looks at the held-back error. patience: looks without gain.
     """
 
-    steps: int = 600
+    steps: int = 300
     batch: int = 32
-    rate: float = 3e-3
+    rate: float = 1e-2
     warm_up: int = 30
-    decay: float = 1e-4
+    decay: float = 1e-3
     check: int = 50
     patience: int = 5
 

@@ -1,0 +1,248 @@
+"""Slices of a small model, made and run for real: right, standard, tested, and made only once."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from aimass_cloud import recipes
+from aimass_cloud.models import deployed as network
+from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
+from aimass_cloud.models.windows import cut
+from aimass_cloud.slicing import contract_of, make_slices
+from aimass_cloud.slicing.export import filled
+from aimass_cloud.slicing.quantize import KEPT_FLOAT, products
+from aimass_cloud.slicing.templates import OPSET
+from aimass_cloud.training import Plan, TrainSettings, train, with_weights
+from aimass_shared.errors import ModelLoadFailedError, NotFoundError, SelfTestFailedError
+from aimass_shared.manifest import SliceArtifact
+from aimass_shared.slices import SliceSpec
+
+SPECS = (SliceSpec(1.0, "fp32"), SliceSpec(1.0, "int8"), SliceSpec(0.5, "int8"))
+DATA = recipes.find("tep").load()
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    config = ForecasterConfig(hidden=8, steps=1, widths=(1.0, 0.5))
+    return train("tep", settings=TrainSettings(config, Plan(steps=60, check=20)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slices")
+
+
+@pytest.fixture(scope="module")
+def slices(model: TrainedModel, folder: Path) -> dict[str, SliceArtifact]:
+    made = make_slices(model, folder, specs=SPECS)
+    return {artifact.spec.name: artifact for artifact in made}
+
+
+def _path(artifact: SliceArtifact, role: str) -> str:
+    return next(path for name, path in artifact.files if name == role)
+
+
+def _run(path: str, feeds: Arrays) -> Arrays:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _torch(model: TrainedModel, width: float, values: NDArray[np.float32]) -> Arrays:
+    window = torch.tensor(values)
+    with torch.no_grad():
+        outputs = network.deployed(model)(
+            window,
+            torch.ones_like(window),
+            network.weights_of(model, width),
+            network.gate_of(model, width),
+        )
+    return {name: output.numpy() for name, output in zip(network.OUTPUTS, outputs, strict=True)}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_float_file_computes_what_torch_computes_for_any_number_of_windows(
+    model: TrainedModel, slices: dict[str, SliceArtifact], count: int
+) -> None:
+    values = cut(DATA.test, 16)[:count]
+    outputs = _run(
+        _path(slices["w1.00-fp32"], "model"), {"values": values, "mask": np.ones_like(values)}
+    )
+    for name, expected in _torch(model, 1.0, values).items():
+        assert outputs[name].shape == expected.shape
+        assert np.allclose(outputs[name], expected, rtol=1e-4, atol=1e-4), name
+
+
+@pytest.mark.parametrize(("name", "width"), [("w1.00-int8", 1.0), ("w0.50-int8", 0.5)])
+def test_an_int8_file_forecasts_as_well_and_scores_the_same(
+    model: TrainedModel, slices: dict[str, SliceArtifact], name: str, width: float
+) -> None:
+    values = cut(DATA.test, 16)[:50]
+    outputs = _run(_path(slices[name], "model"), {"values": values, "mask": np.ones_like(values)})
+    expected = _torch(model, width, values)
+    assert np.allclose(outputs["score"], expected["score"], rtol=1e-4)
+    assert np.allclose(outputs["contribution"], expected["contribution"], rtol=1e-3, atol=1e-4)
+    difference = (outputs["forecast"] - expected["forecast"]) / DATA.train.std(axis=0)
+    assert 0 < np.abs(difference).max() < 0.2
+
+
+def test_the_files_keep_to_the_contract(
+    model: TrainedModel, slices: dict[str, SliceArtifact]
+) -> None:
+    contract = contract_of(model)
+    for artifact in slices.values():
+        graph = onnx.load_model(_path(artifact, "model"))
+        onnx.checker.check_model(graph)
+        for values, specs in (
+            (graph.graph.input, contract.inputs),
+            (graph.graph.output, contract.outputs),
+        ):
+            shapes = [
+                (value.name, tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim))
+                for value in values
+            ]
+            assert shapes == [(spec.name, spec.shape) for spec in specs]
+
+
+def test_the_files_use_standard_operators_of_one_version(
+    slices: dict[str, SliceArtifact],
+) -> None:
+    for artifact in slices.values():
+        for role in ("model", "train"):
+            graph = onnx.load_model(_path(artifact, role))
+            assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
+            assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", OPSET)]
+            # ONNX Runtime 1.23, the last for Python 3.10, reads IR versions up to 11.
+            assert graph.ir_version <= 11
+            text = str(graph)
+            assert "Einsum" not in text
+            assert "/work/" not in text
+            assert ".py" not in text
+
+
+def test_int8_is_symmetric_without_quantised_bias_as_tensorrt_needs(
+    slices: dict[str, SliceArtifact],
+) -> None:
+    graph = onnx.load_model(_path(slices["w1.00-int8"], "model")).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    scaled = [node for node in graph.node if node.op_type.endswith("QuantizeLinear")]
+    scaled += [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert len(scaled) > 10
+    assert all(stored[node.input[2]].dtype == np.int8 for node in scaled)
+    assert not any(stored[node.input[2]].any() for node in scaled)
+
+
+def test_only_products_of_the_forecaster_are_quantised(slices: dict[str, SliceArtifact]) -> None:
+    graph = onnx.load_model(_path(slices["w1.00-fp32"], "model"))
+    chosen = set(products(graph))
+    inputs = {name for node in graph.graph.node if node.name in chosen for name in node.input}
+    assert {"encoder.maps.0", "head.hold", "messages.inward"} <= inputs
+    assert not any(name.startswith(KEPT_FLOAT) for name in inputs)
+
+
+def test_the_self_test_vectors_come_out_again(slices: dict[str, SliceArtifact]) -> None:
+    for artifact in slices.values():
+        with np.load(_path(artifact, "selftest"), allow_pickle=False) as vectors:
+            arrays = dict(vectors.items())
+        feeds = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
+        assert 0 < feeds["mask"].mean() < 1
+        outputs = _run(_path(artifact, "model"), feeds)
+        assert outputs.keys() == {name[4:] for name in arrays if name.startswith("out.")}
+        for name, output in outputs.items():
+            expected = arrays[f"out.{name}"]
+            assert np.abs(output - expected).max() <= artifact.tolerance * np.abs(expected).max()
+        swapped = _run(_path(artifact, "model"), {**feeds, "mask": np.ones_like(feeds["mask"])})
+        worst = np.abs(swapped["score"] - arrays["out.score"]).max()
+        assert worst > artifact.tolerance * np.abs(arrays["out.score"]).max()
+
+
+def test_costs_are_measured(model: TrainedModel, slices: dict[str, SliceArtifact]) -> None:
+    whole, half = slices["w1.00-int8"].cost, slices["w0.50-int8"].cost
+    assert slices["w1.00-fp32"].cost.val_mse == pytest.approx(model.metrics["val_mse"], rel=1e-4)
+    assert half.val_mse == pytest.approx(model.metrics["val_mse_by_width"]["0.50"], rel=0.01)
+    assert half.model_bytes < whole.model_bytes
+    size = Path(_path(slices["w1.00-int8"], "model")).stat().st_size
+    assert whole.model_bytes == size
+    assert 0 < whole.reference_ms < 50
+    assert whole.memory_mib > 1
+
+
+@pytest.mark.parametrize(("name", "width"), [("w1.00-fp32", 1.0), ("w0.50-int8", 0.5)])
+def test_the_gradient_step_is_that_of_torch(
+    model: TrainedModel, slices: dict[str, SliceArtifact], name: str, width: float
+) -> None:
+    values = cut(DATA.train, 20)[:32].copy()
+    mask, weight = np.ones_like(values), np.ones(32, np.float32)
+    mask[3, 5, 7] = mask[4, 18, 2] = weight[-2:] = 0.0
+    weights = {
+        key: tensor.requires_grad_() for key, tensor in network.weights_of(model, width).items()
+    }
+    loss = network.deployed(model).loss(
+        torch.tensor(values), torch.tensor(mask), torch.tensor(weight), weights
+    )
+    torch.autograd.backward(loss)
+    feeds = {"values": values, "mask": mask, "weight": weight}
+    arrays = {key: tensor.detach().numpy() for key, tensor in weights.items()}
+    outputs = _run(_path(slices[name], "train"), {**feeds, **arrays})
+    assert outputs["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    for key, tensor in weights.items():
+        assert tensor.grad is not None
+        expected = tensor.grad.numpy()
+        assert np.abs(expected).max() > 0
+        assert np.allclose(outputs[f"grad.{key}"], expected, rtol=1e-3, atol=1e-5), key
+
+
+def test_a_descendant_is_sliced_without_an_export(
+    model: TrainedModel, slices: dict[str, SliceArtifact], folder: Path, tmp_path: Path
+) -> None:
+    assert slices
+    before = {path: path.stat().st_mtime_ns for path in (folder / "templates").iterdir()}
+    child = with_weights(model, {name: array * 0.9 for name, array in model.weights.items()})
+    started = time.process_time()
+    made = make_slices(child, tmp_path, specs=SPECS, reuse=folder)
+    assert time.process_time() - started < 10
+    assert {path: path.stat().st_mtime_ns for path in (folder / "templates").iterdir()} == before
+    assert made[0].cost.val_mse == pytest.approx(child.metrics["val_mse"], rel=1e-4)
+    whole = Path(_path(made[0], "model")).read_bytes()
+    assert whole != Path(_path(slices["w1.00-fp32"], "model")).read_bytes()
+
+
+def test_a_file_that_computes_something_else_is_refused(
+    model: TrainedModel, slices: dict[str, SliceArtifact], folder: Path, tmp_path: Path
+) -> None:
+    assert slices
+    (tmp_path / "templates").mkdir()
+    for path in (folder / "templates").glob("forward-w1.00-*"):
+        graph = onnx.load_model(path)
+        for node in graph.graph.node:
+            if node.op_type == "Tanh":
+                node.op_type = "Sigmoid"
+        onnx.save_model(graph, tmp_path / "templates" / path.name)
+    with pytest.raises(SelfTestFailedError, match=r"width 1\.0 differs from the model"):
+        make_slices(model, tmp_path, specs=SPECS[:1])
+    assert not list(tmp_path.glob("w*"))
+
+
+def test_a_width_that_was_not_trained_is_refused(
+    model: TrainedModel, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFoundError, match=r"width 0\.75 was not trained"):
+        make_slices(model, tmp_path, specs=[SliceSpec(0.75, "fp32")], reuse=folder)
+
+
+def test_an_array_of_another_shape_is_refused(
+    slices: dict[str, SliceArtifact], folder: Path
+) -> None:
+    assert slices
+    template = onnx.load_model(next((folder / "templates").glob("forward-w1.00-*")))
+    with pytest.raises(ModelLoadFailedError, match=r"base\.mean has shape \(3,\)"):
+        filled(template, {"base.mean": np.zeros(3, np.float32)})

@@ -1,0 +1,116 @@
+"""Training a recipe for real, small: repeatable, honest, and refusing what does not belong."""
+
+import numpy as np
+import pytest
+
+from aimass_cloud import recipes
+from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
+from aimass_cloud.training import Plan, TrainSettings, evaluate_forecast, train, with_weights
+from aimass_shared.errors import BadUpdateError, NotFoundError
+from aimass_shared.moments import Moments, moments
+
+SMALL = TrainSettings(ForecasterConfig(hidden=8, steps=1), Plan(steps=60, check=20))
+DATA = recipes.find("tep").load()
+
+
+def _site_moments(fault: int) -> Moments:
+    rows = DATA.site_runs()[fault]
+    return moments([(rows, np.ones_like(rows))], sensors=DATA.names, lags=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    return train("tep", seed=1, settings=SMALL)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(model: TrainedModel) -> None:
+    assert train("tep", seed=1, settings=SMALL).id == model.id
+    assert train("tep", seed=2, settings=SMALL).id != model.id
+
+
+def test_the_report_holds_the_baselines_and_the_model_beats_them(model: TrainedModel) -> None:
+    metrics = model.metrics
+    baselines = metrics["baselines"]
+    assert baselines["var"] < baselines["dlinear"] < baselines["persistence"]
+    assert metrics["val_mse"] < baselines["var"]
+    assert metrics["val_mse_by_width"].keys() == {"1.00", "0.50", "0.25"}
+    assert max(metrics["val_mse_by_width"].values()) < 1.01 * baselines["var"]
+    assert metrics["parameters"] == model.parameters
+
+
+def test_detection_is_reported_beside_pca_judged_the_same_way(model: TrainedModel) -> None:
+    found = model.metrics["detection"]
+    assert found.keys() == {"monitor", "pca", "pca_averaged"}
+    assert found["monitor"]["faults"].keys() == {str(fault) for fault in DATA.faults}
+    assert found["monitor"]["detection_rate"] > max(0.98, found["pca"]["detection_rate"])
+    assert found["monitor"]["false_alarm_rate"] < 0.02
+    assert found["monitor"]["threshold"] == model.info.contract.alarm.threshold > 1.0
+
+
+def test_moments_of_sites_make_the_base_better(model: TrainedModel) -> None:
+    base = _site_moments(1).add(_site_moments(2)).add(_site_moments(6)).add(_site_moments(7))
+    joined = train("tep", seed=1, base=base, settings=SMALL)
+    assert joined.metrics["baselines"]["var"] < model.metrics["baselines"]["var"]
+    assert joined.metrics["training"]["rows"] == model.metrics["training"]["rows"] + base.n
+
+
+def test_moments_of_another_plant_are_refused() -> None:
+    rows = np.ones((10, 2), np.float32)
+    other = moments([(rows, rows)], sensors=("a", "b"), lags=2)
+    with pytest.raises(BadUpdateError, match="other sensors"):
+        train("tep", base=other, settings=SMALL)
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(NotFoundError, match="no recipe"):
+        train("cement", settings=SMALL)
+
+
+def test_progress_rises_to_one() -> None:
+    told: list[float] = []
+    train("tep", settings=SMALL, progress=lambda fraction, _message: told.append(fraction))
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0.0, 1.0)
+
+
+def test_evaluating_a_models_own_weights_gives_its_reported_error(model: TrainedModel) -> None:
+    assert evaluate_forecast(model, model.weights) == model.metrics["val_mse"]
+    half = evaluate_forecast(model, model.weights, width=0.5)
+    assert half == model.metrics["val_mse_by_width"]["0.50"]
+
+
+def test_a_child_keeps_base_and_threshold_and_knows_its_parent(model: TrainedModel) -> None:
+    weights = {name: array * 0.5 for name, array in model.weights.items()}
+    child = with_weights(model, weights)
+    assert child.info.parent == model.id != child.id
+    assert child.info.contract == model.info.contract
+    assert all(
+        np.array_equal(child.constants[name], array)
+        for name, array in model.constants.items()
+        if name != "gate"
+    )
+    assert not np.array_equal(child.constants["gate"], model.constants["gate"])
+    assert child.metrics["val_mse"] != model.metrics["val_mse"]
+
+
+def test_ruined_weights_are_gated_off(model: TrainedModel) -> None:
+    """The gate is why a bad round cannot make a forecast much worse than the linear base."""
+    random = np.random.default_rng(0)
+    ruined = {
+        name: random.normal(0, 3, array.shape).astype(np.float32)
+        for name, array in model.weights.items()
+    }
+    child = with_weights(model, ruined)
+    assert child.metrics["val_mse"] < 1.02 * model.metrics["baselines"]["var"]
+
+
+@pytest.mark.parametrize("evaluate", [evaluate_forecast, with_weights])
+def test_weights_of_another_model_are_refused(model: TrainedModel, evaluate: object) -> None:
+    assert callable(evaluate)
+    lacking = dict(list(model.weights.items())[1:])
+    with pytest.raises(BadUpdateError, match=r"cell\.bias"):
+        evaluate(model, lacking)
+    with pytest.raises(BadUpdateError, match="must have shape"):
+        evaluate(model, {**model.weights, "cell.bias": np.zeros((3, 1), np.float32)})
+    with pytest.raises(BadUpdateError, match="not finite"):
+        evaluate(model, {**model.weights, "cell.bias": model.weights["cell.bias"] * np.nan})
