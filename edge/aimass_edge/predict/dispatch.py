@@ -176,7 +176,7 @@ class Dispatch:
         self.counts.handed_off += 1
         service_ms = (self._clock() - errand.start) * 1e3
         told = {**answer.parameters, "place": "cloud", "service_ms": service_ms}
-        return msgspec.structs.replace(answer, id=errand.request.id, parameters=told)
+        return msgspec.structs.replace(answer, parameters=told)
 
     async def _after_failure(self, errand: Errand, error: CloudUnavailableError) -> InferResponse:
         """What can still be done here is done here; the queue may have got shorter meanwhile."""

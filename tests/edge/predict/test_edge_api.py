@@ -1,6 +1,7 @@
 """The local endpoint over real HTTP: the protocol, the status, its port, its end."""
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -102,6 +103,19 @@ async def test_the_status_tells_what_runs(make_release: Make) -> None:
         assert after["counts"]["answered"] == 1
         assert after["service_ms"] > 0
         assert (await client.post("/status")).status_code in {404, 405}
+
+
+async def test_answers_do_not_wait_for_a_delayed_ack(make_release: Make) -> None:
+    """With Nagle's algorithm on, no answer on a connection in use comes within 40 ms."""
+    predictor = Predictor(BoardSettings(), CAPACITY)
+    async with served(predictor) as client:
+        await predictor.activate(*make_release())
+        took_s = []
+        for _ in range(30):
+            start = time.monotonic()
+            await client.post(INFER, json=as_json(1.0))
+            took_s.append(time.monotonic() - start)
+        assert sorted(took_s[10:])[5] < 0.03
 
 
 async def test_a_taken_port_is_named() -> None:
