@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 5.0
 RESTART_PAUSE_S = 0.5
-_TETHER = str(Path(__file__).with_name("tether.py"))
+TETHER = str(Path(__file__).with_name("tether.py"))
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach such a listener locally
 
 
@@ -74,7 +74,7 @@ class Child:
 
     async def _spawn(self) -> "tuple[asyncio.subprocess.Process, asyncio.Task[None]]":
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", _TETHER, str(os.getpid()), *self._command.line),
+            *(sys.executable, "-I", TETHER, str(os.getpid()), *self._command.line),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

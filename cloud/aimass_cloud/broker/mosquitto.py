@@ -39,7 +39,7 @@ def find() -> str | None:
     return shutil.which("mosquitto", path=path)
 
 
-def fleet_configuration(host: str, port: int, tls: TlsFiles, folder: Path) -> str:
+def fleet_configuration(host: str, port: int, *, tls: TlsFiles, folder: Path) -> str:
     """`mosquitto.conf` of the fleet's broker; `folder` holds `acl` and the persistence file."""
     return f"""\
 {_listener(host, port)}

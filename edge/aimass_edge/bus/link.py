@@ -15,9 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -123,24 +123,19 @@ class Link:
         self._calls.append(call)
         self._bell.ring()
 
-    def _heard_connack(
-        self, _c: Client, _u: object, _f: ConnectFlags, code: ReasonCode, extra: Properties | None
-    ) -> None:
+    def _heard_connack(self, _client: Client, _userdata: object, *event: object) -> None:
+        _flags, code, extra = cast("tuple[ConnectFlags, ReasonCode, Properties | None]", event)
         self._post(partial(self._begin, code, extra))
 
-    def _heard_disconnect(
-        self, _c: Client, _u: object, _f: DisconnectFlags, code: ReasonCode, _e: Properties | None
-    ) -> None:
-        self._reason = str(code)
+    def _heard_disconnect(self, _client: Client, _userdata: object, *event: object) -> None:
+        self._reason = str(event[1])  # flags, code, properties
 
-    def _heard_puback(
-        self, _c: Client, _u: object, mid: int, code: ReasonCode, _e: Properties
-    ) -> None:
+    def _heard_puback(self, _client: Client, _userdata: object, *event: object) -> None:
+        mid, code, _extra = cast("tuple[int, ReasonCode, Properties]", event)
         self._post(partial(self._answer, mid, code))
 
-    def _heard_suback(
-        self, _c: Client, _u: object, mid: int, codes: list[ReasonCode], _e: Properties | None
-    ) -> None:
+    def _heard_suback(self, _client: Client, _userdata: object, *event: object) -> None:
+        mid, codes, _extra = cast("tuple[int, list[ReasonCode], Properties | None]", event)
         self._post(partial(self._answer, mid, codes[0]))
 
     def _heard_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
