@@ -93,7 +93,7 @@ class Rollouts:
             await session.flush()
             await _supersede(session, rollout.id, [device.id for device in chosen])
             manifest = decode(row.manifest)
-            progress = [_plan(rollout, row, manifest, device) for device in chosen]
+            progress = [_plan(row, manifest, device, rollout=rollout.id) for device in chosen]
             session.add_all(progress)
             _settle(rollout, progress)
             wanted = {d.id: d.desired for d, p in zip(chosen, progress, strict=True) if p.v}
@@ -176,12 +176,10 @@ async def _devices(
 
 
 def _plan(
-    rollout: RolloutRow, release: ReleaseRow, manifest: Manifest, device: DeviceRow
+    release: ReleaseRow, manifest: Manifest, device: DeviceRow, *, rollout: str
 ) -> RolloutDeviceRow:
     """Choose a slice and write the device's next desired state, or say why there is none."""
-    row = RolloutDeviceRow(
-        rollout=rollout.id, device=device.id, slice="", v=0, state=REJECTED, why=""
-    )
+    row = RolloutDeviceRow(rollout=rollout, device=device.id, slice="", v=0, state=REJECTED, why="")
     try:
         row.slice = _choose(release, manifest, device)
     except UnfitReleaseError as error:

@@ -182,7 +182,7 @@ def verify_blob(chunks: Iterable[bytes], ref: FileRef) -> None:
 
 
 def check_fit(
-    manifest: Manifest, name: str, board: Board, sensors: Collection[str] | None
+    manifest: Manifest, name: str, board: Board, *, sensors: Collection[str] | None
 ) -> SliceEntry:
     """The slice with a name, if this device can run it.
 

@@ -116,8 +116,8 @@ def test_endless_blob_is_left_at_the_first_byte_too_many() -> None:
 def test_fit_slice_is_returned() -> None:
     entry = make_entry()
     manifest = make_manifest(entry)
-    assert trust.check_fit(manifest, "w0.50-int8", BOARD, ["B", "A", "C"]) == entry
-    assert trust.check_fit(manifest, "w0.50-int8", BOARD, None) == entry
+    assert trust.check_fit(manifest, "w0.50-int8", BOARD, sensors=["B", "A", "C"]) == entry
+    assert trust.check_fit(manifest, "w0.50-int8", BOARD, sensors=None) == entry
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_unfit_slice_says_what_it_lacks(
     entry: SliceEntry, name: str, sensors: list[str], says: str
 ) -> None:
     with pytest.raises(UnfitReleaseError, match=says):
-        trust.check_fit(make_manifest(entry), name, BOARD, sensors)
+        trust.check_fit(make_manifest(entry), name, BOARD, sensors=sensors)
 
 
 def test_unfit_precision() -> None:
     board = msgspec.structs.replace(BOARD, precisions=("fp32",))
     with pytest.raises(UnfitReleaseError, match=r"the board gives .* fp32"):
-        trust.check_fit(make_manifest(make_entry()), "w0.50-int8", board, None)
+        trust.check_fit(make_manifest(make_entry()), "w0.50-int8", board, sensors=None)
 
 
 def test_channel_holds_its_own_paths() -> None:

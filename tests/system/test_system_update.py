@@ -33,6 +33,7 @@ from aimass_cloud.registry import (
     TufController,
     TufRepository,
 )
+from aimass_cloud.registry.tuf import system_clock
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ReleaseRow
 from aimass_edge.config import BoardSettings, EdgeSettings, SourceSettings, UpdateSettings
@@ -124,7 +125,7 @@ class Coordinator:
         where.mkdir(exist_ok=True)
         artifact = build_slice(where, offset, model)
         row = await self.registry.add_model(NewModel("tep-monitor", "tep", 1, {}, str(where)))
-        return await self.registry.create_release(row.id, CONTRACT, [artifact], "stable")
+        return await self.registry.create_release(row.id, CONTRACT, [artifact], channel="stable")
 
     def blob_of(self, row: ReleaseRow) -> Path:
         return self.blobs.path(manifests.decode(row.manifest).entry(SLICE).file("model").sha256)
@@ -142,10 +143,9 @@ CONTRACT = Contract(
 )
 
 
-def make_tuf(folder: Path, clock: Callable[[], datetime] | None = None) -> TufRepository:
+def make_tuf(folder: Path, clock: Callable[[], datetime] = system_clock) -> TufRepository:
     keys = SigningKeys(folder / "keys")
-    more = (clock,) if clock else ()
-    tuf = TufRepository(folder / "tuf", keys, TrustSettings(), *more)
+    tuf = TufRepository(folder / "tuf", keys, TrustSettings(), clock=clock)
     tuf.open()
     return tuf
 

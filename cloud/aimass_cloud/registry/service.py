@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -61,6 +61,7 @@ class Registry:
         self._store = store
         self._blobs = blobs
         self._tuf = tuf
+        self._on_release: list[Callable[[ReleaseRow], Awaitable[None]]] = []
 
     async def add_model(self, model: NewModel) -> ModelRow:
         """Register a trained model; it gets an id of its own.
@@ -133,10 +134,10 @@ class Registry:
                 f"model {model} has no slices yet: run `aimass slice {model}` first"
             ) from error
         sliced = msgspec.json.decode(body, type=SlicedModel)
-        return await self.create_release(model, sliced.contract, sliced.slices, channel)
+        return await self.create_release(model, sliced.contract, sliced.slices, channel=channel)
 
     async def create_release(
-        self, model: str, contract: Contract, slices: Sequence[SliceArtifact], channel: str
+        self, model: str, contract: Contract, slices: Sequence[SliceArtifact], *, channel: str
     ) -> ReleaseRow:
         """Keep the files of the slices, sign their manifest for a channel, publish it.
 
@@ -169,7 +170,13 @@ class Registry:
         await asyncio.to_thread(self._tuf.publish, channel, row.path, row.manifest)
         async with self._store.session() as session:
             session.add(row)
+        for listener in self._on_release:
+            await listener(row)
         return row
+
+    def on_release(self, listener: Callable[[ReleaseRow], Awaitable[None]]) -> None:
+        """Hear of every release after it is signed and listed."""
+        self._on_release.append(listener)
 
     async def releases(self) -> Sequence[ReleaseRow]:
         """The newest releases, newest first."""

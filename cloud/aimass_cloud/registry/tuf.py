@@ -60,7 +60,7 @@ class TufRepository:
     """Signed metadata and the manifests that it names. Blocks on the disk; safe in threads."""
 
     def __init__(
-        self, folder: Path, keys: SigningKeys, trust: TrustSettings, clock: Clock = system_clock
+        self, folder: Path, keys: SigningKeys, trust: TrustSettings, *, clock: Clock = system_clock
     ) -> None:
         self._metadata = folder / "metadata"
         self._targets = folder / "targets"

@@ -139,7 +139,7 @@ class Updater:
             raise UnfitReleaseError(
                 f"{ref.path} holds release {manifest.release}, desired is {ref.release}"
             )
-        entry = check_fit(manifest, ref.slice, board_of(self._board), self._sensors)
+        entry = check_fit(manifest, ref.slice, board_of(self._board), sensors=self._sensors)
         bundle = bundle_of(ref, trusted.manifest)
         states.check_not_bad(state, bundle.digest)
         return bundle, entry

@@ -41,7 +41,7 @@ def open_tuf(tmp_path: Path, clock: Clock) -> Callable[[], TufRepository]:
 
     def start() -> TufRepository:
         keys = SigningKeys(tmp_path / "keys")
-        tuf = TufRepository(tmp_path / "tuf", keys, TrustSettings(), clock)
+        tuf = TufRepository(tmp_path / "tuf", keys, TrustSettings(), clock=clock)
         tuf.open()
         return tuf
 

@@ -60,7 +60,7 @@ async def test_release_is_signed_listed_and_its_files_are_kept(
     tmp_path: Path,
 ) -> None:
     model = await add(registry, tmp_path)
-    row = await registry.create_release(model.id, contract, artifacts, "stable")
+    row = await registry.create_release(model.id, contract, artifacts, channel="stable")
     assert row.path == f"stable/tep-monitor/{row.id}.json"
     manifest = manifests.decode(row.manifest)
     assert manifest.release == row.id
@@ -106,10 +106,10 @@ async def test_what_is_no_release_leaves_no_trace(
     ]
     for model_id, slices, channel, kind, says in cases:
         with pytest.raises(kind, match=says):
-            await registry.create_release(model_id, contract, slices, channel)
+            await registry.create_release(model_id, contract, slices, channel=channel)
     odd = msgspec.structs.replace(contract, model="a/b")
     with pytest.raises(UnfitReleaseError):
-        await registry.create_release(model.id, odd, artifacts, "stable")
+        await registry.create_release(model.id, odd, artifacts, channel="stable")
     assert await registry.releases() == []
     with pytest.raises(NotFoundError):
         registry._tuf.metadata("1.channel-stable.json")
