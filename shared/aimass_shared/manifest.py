@@ -174,7 +174,7 @@ def decode(raw: bytes) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedMessageError(f"manifest does not decode: {error}") from error
     if manifest.schema != SCHEMA:
         raise MalformedMessageError(

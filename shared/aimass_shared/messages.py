@@ -238,7 +238,7 @@ def decode(raw: bytes, kind: type[M]) -> M:
         )
     try:
         message = msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedMessageError(f"{kind.__name__} does not decode: {error}") from error
     if message.schema != SCHEMA:
         raise MalformedMessageError(

@@ -87,9 +87,11 @@ class Coordinator:
     async def serve_release(self, row: ReleaseRow) -> None:
         """Serve the full model of a release; what was served stays if it does not load."""
         manifest = decode(row.manifest)
-        entry = manifest.entry(FULL.name)
-        path = self.blobs.path(entry.file("model").sha256)
-        await self.pool.load(manifest.model, row.id, path=path, contract=manifest.contract)
+        try:
+            path = self.blobs.path(manifest.entry(FULL.name).file("model").sha256)
+            await self.pool.load(manifest.model, row.id, path=path, contract=manifest.contract)
+        except AimassError as error:
+            log.warning("release %s is not served: %s", row.id, error)
 
 
 class _Online:
@@ -120,6 +122,7 @@ async def running(settings: CloudSettings) -> AsyncIterator[Coordinator]:
         stack.enter_context(_Claim(data / "lock"))
         coordinator = await _compose(settings, data, stack)
         await coordinator.serve_newest()
+        coordinator.registry.on_release(coordinator.serve_release)
         yield coordinator
 
 

@@ -35,7 +35,7 @@ class _Server(uvicorn.Server):
 def serve(settings: CloudSettings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    for noisy in ("alembic", "httpx", "uvicorn"):
+    for noisy in ("alembic", "flwr", "httpx", "onnx_ir", "onnxscript", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     asyncio.run(_serve(settings))
     return 0

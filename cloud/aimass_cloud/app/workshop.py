@@ -54,7 +54,10 @@ class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`POST /api/v1/jobs/rounds`: statistics of a recipe's sensors, or training of a model."""
+    """`POST /api/v1/jobs/rounds`: statistics of a recipe's sensors, or training of a model.
+
+    `run` goes on with a training run that was interrupted, from its last checkpoint; "" begins one.
+    """
 
     kind: str
     recipe: str = "tep"
@@ -64,6 +67,7 @@ class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     learning_rate: float = 1e-3
     seed: int = 0
     deadline_s: float = 60.0
+    run: str = ""
 
 
 class ListsDevices(Protocol):
@@ -146,7 +150,7 @@ class Workshop:
         model = await asyncio.to_thread(_load, row)
         training = _needs_torch(_import_training)()
         plan = TrainingPlan(
-            run=_new_run("fl"),
+            run=request.run or _new_run("fl"),
             model=row.id,
             rounds=request.rounds,
             clients=await self._clients(row.id),
@@ -164,7 +168,7 @@ class Workshop:
         result = await self._rounds.run_training(
             plan,
             dict(model.weights),
-            nesting=training.nesting_of(model).leading,
+            nesting=training.nesting(tuple(model.weights)).leading,
             evaluate=evaluate,
             progress=progress,
         )

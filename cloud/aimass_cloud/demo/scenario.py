@@ -20,8 +20,8 @@ Rows = NDArray[np.float32]
 NORMAL_ROWS = 160
 FAULT_ROWS = 320
 OUTAGE_ROWS = 120
-GAP_STEPS = 40
-"""Between two recordings, so that no window holds rows of both."""
+GAP_STEPS = 80
+"""Between two recordings: longer than what an agent bridges by holding values."""
 
 
 @dataclass(frozen=True, eq=False)

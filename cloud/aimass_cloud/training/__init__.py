@@ -3,6 +3,7 @@
 Needs the extra `train` (torch).
 """
 
+from aimass_cloud.models.forecaster import nesting
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.training.pipeline import (
     TrainSettings,
@@ -18,6 +19,7 @@ __all__ = [
     "TrainSettings",
     "TrainedModel",
     "evaluate_forecast",
+    "nesting",
     "train",
     "with_weights",
 ]
