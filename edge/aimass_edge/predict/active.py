@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
-from aimass_edge.predict.telemetry import AlarmState, Selection, select
-from aimass_edge.runtime import Session, describe
-from aimass_shared.errors import AimassError, ModelLoadFailedError
-from aimass_shared.inference import dtype_of
+from aimass_edge.predict.telemetry import AlarmState, Selection, read_outputs, select
+from aimass_edge.runtime import ANY_SIZE, Session, describe
+from aimass_shared.errors import AimassError, BadTensorError, ModelLoadFailedError
+from aimass_shared.inference import check_inputs, dtype_of
 from aimass_shared.manifest import Contract, Manifest, SliceEntry, TensorSpec
 
 MODEL_FILE = "model.onnx"
@@ -82,8 +82,8 @@ def open_checked(path: Path, board: BoardSettings, contract: Contract, opener: O
     """
     session = opener(path, board)
     try:
-        _check_contract(session, contract)
-        return Opened(session, min(_trial(session) for _ in range(WARM_UP_RUNS)))
+        _check_inputs(session, contract)
+        return Opened(session, min(_trial_ms(session, contract) for _ in range(WARM_UP_RUNS)))
     except AimassError as error:
         session.close()
         if isinstance(error, ModelLoadFailedError):
@@ -91,25 +91,50 @@ def open_checked(path: Path, board: BoardSettings, contract: Contract, opener: O
         raise ModelLoadFailedError(f"{path.name} does not run: {error.detail}") from error
 
 
-def _check_contract(session: Session, contract: Contract) -> None:
-    _check_same("inputs", session.inputs, contract.inputs)
-    _check_same("outputs", session.outputs, contract.outputs)
-
-
-def _check_same(what: str, found: tuple[TensorSpec, ...], promised: tuple[TensorSpec, ...]) -> None:
-    if sorted(map(describe, found)) != sorted(map(describe, promised)):
+def _check_inputs(session: Session, contract: Contract) -> None:
+    """A model may take more than its release promises (any length), never less or other names."""
+    found = {spec.name: spec for spec in session.inputs}
+    promised = {spec.name: spec for spec in contract.inputs}
+    if found.keys() != promised.keys() or not all(
+        _accepts(found[name], promised[name]) for name in found
+    ):
         raise ModelLoadFailedError(
-            f"the model's {what} are {', '.join(map(describe, found))};"
-            f" its release promises {', '.join(map(describe, promised))}"
+            f"the model's inputs are {', '.join(map(describe, session.inputs))};"
+            f" its release promises {', '.join(map(describe, contract.inputs))}"
         )
 
 
-def _trial(session: Session) -> float:
-    """Milliseconds of one run over an empty window; the first also builds what is built lazily."""
-    feeds = {spec.name: _empty(spec) for spec in session.inputs}
+def _accepts(found: TensorSpec, promised: TensorSpec) -> bool:
+    return (
+        found.datatype == promised.datatype
+        and len(found.shape) == len(promised.shape)
+        and all(f in {ANY_SIZE, p} for f, p in zip(found.shape, promised.shape, strict=True))
+    )
+
+
+def _trial_ms(session: Session, contract: Contract) -> float:
+    """Milliseconds of one run over an empty window; the first also builds what is built lazily.
+
+    The outputs are compared as they come: exporters often lose the shapes in the file.
+    """
+    feeds = {spec.name: _empty(spec) for spec in contract.inputs}
     start = time.perf_counter()
-    session.run(feeds)
-    return (time.perf_counter() - start) * 1e3
+    outputs = session.run(feeds)
+    took_ms = (time.perf_counter() - start) * 1e3
+    needed = (*(spec.name for spec in contract.outputs), *read_outputs(contract))
+    missing = [name for name in dict.fromkeys(needed) if name not in outputs]
+    if missing:
+        raise ModelLoadFailedError(
+            f"the model has no output {', '.join(missing)}, which its release promises; it has"
+            f" {', '.join(outputs)}"
+        )
+    try:
+        check_inputs(contract.outputs, {spec.name: outputs[spec.name] for spec in contract.outputs})
+    except BadTensorError as error:
+        raise ModelLoadFailedError(
+            f"the model's outputs are not those of its release: {error.detail}"
+        ) from error
+    return took_ms
 
 
 def _empty(spec: TensorSpec) -> NDArray[np.generic]:

@@ -17,6 +17,7 @@ from aimass_shared.windows import Window
 
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, NDArray[Any]]
+FORECAST = "forecast"
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -80,6 +81,11 @@ def model_input(contract: Contract, window: Window, selection: Selection) -> Mod
     return ModelInput({"values": values, "mask": mask}, float(mask.mean()))
 
 
+def read_outputs(contract: Contract) -> tuple[str, ...]:
+    """Names of the outputs that `judge` reads."""
+    return (contract.alarm.score, contract.alarm.contribution, FORECAST)
+
+
 class Judged(msgspec.Struct, frozen=True):
     """What the outputs say about one window."""
 
@@ -102,7 +108,7 @@ def judge(contract: Contract, outputs: Outputs) -> Judged:
     return Judged(
         score=score,
         top_sensors=tuple(contract.sensors[index].name for index in worst),
-        forecast=tuple(float(value) for value in np.nan_to_num(outputs["forecast"][0, 0])),
+        forecast=tuple(float(value) for value in np.nan_to_num(outputs[FORECAST][0, 0])),
     )
 
 

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from aimass_edge.config import BoardSettings
 from aimass_edge.predict.active import Active, open_checked
 from aimass_edge.runtime import open_session
 from aimass_shared.errors import ModelLoadFailedError
-from aimass_shared.manifest import Contract
+from aimass_shared.manifest import Contract, TensorSpec
 
 Make = Callable[..., Any]
 DATA = Path(__file__).parent.parent / "data"
@@ -55,15 +56,34 @@ def test_a_model_that_keeps_its_promise_but_does_not_run_is_refused(
     contract: Contract, make_pace: Make
 ) -> None:
     session = open_session(DATA / "fails.onnx", BOARD)
-    promised = Contract(
-        model=contract.model,
-        sensors=contract.sensors,
-        step_ms=contract.step_ms,
-        window=contract.window,
-        horizon=contract.horizon,
-        inputs=session.inputs,
-        outputs=session.outputs,
-        alarm=contract.alarm,
-    )
+    promised = msgspec.structs.replace(contract, inputs=session.inputs, outputs=session.outputs)
     with pytest.raises(ModelLoadFailedError, match="does not run"):
         open_checked(DATA / "fails.onnx", BOARD, promised, make_pace())
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (TensorSpec("quality", "FP32", (-1,)), "no output quality"),
+        (TensorSpec("score", "FP32", (-1, 1)), "expected FP32"),
+        (TensorSpec("score", "FP64", (-1,)), "expected FP64"),
+    ],
+)
+def test_outputs_are_compared_as_they_come(
+    contract: Contract, make_pace: Make, output: TensorSpec, told: str
+) -> None:
+    promised = msgspec.structs.replace(contract, outputs=(output,))
+    with pytest.raises(ModelLoadFailedError, match=told):
+        open_checked(DATA / "monitor.onnx", BOARD, promised, make_pace())
+
+
+def test_a_model_may_give_more_than_is_promised(contract: Contract, make_pace: Make) -> None:
+    promised = msgspec.structs.replace(contract, outputs=contract.outputs[:1])
+    open_checked(DATA / "monitor.onnx", BOARD, promised, make_pace())
+
+
+def test_an_alarm_rule_about_another_output_is_refused(contract: Contract, make_pace: Make) -> None:
+    rule = msgspec.structs.replace(contract.alarm, score="health")
+    promised = msgspec.structs.replace(contract, alarm=rule)
+    with pytest.raises(ModelLoadFailedError, match="no output health"):
+        open_checked(DATA / "monitor.onnx", BOARD, promised, make_pace())
