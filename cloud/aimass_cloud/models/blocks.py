@@ -7,6 +7,7 @@ fewer channels are scaled up instead. Needs torch.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,18 @@ class TypedEncoder(nn.Module):
     def __init__(self, counts: Sequence[int], features: int, hidden: int) -> None:
         """Take how many sensors there are of each kind, in the order of the sensors."""
         super().__init__()
-        self.counts = list(counts)
+        ends = list(accumulate(counts))
+        self.spans = tuple(slice(end - count, end) for end, count in zip(ends, counts, strict=True))
         self.maps = nn.ParameterList(drawn(features, hidden, fan_in=features) for _ in counts)
         self.identity = drawn(sum(counts), hidden, fan_in=16)
 
     def forward(self, features: Tensor) -> Tensor:
         """Hidden state `[B, S, hidden]` of features `[B, S, F]`."""
-        parts = zip(torch.split(features, self.counts, dim=1), self.maps, strict=True)
-        return torch.tanh(
-            torch.cat([part @ matrix for part, matrix in parts], dim=1) + self.identity
-        )
+        # Slices, here and below: `split` exports as a sequence, which not every runtime has.
+        parts = [
+            features[:, span] @ matrix for span, matrix in zip(self.spans, self.maps, strict=True)
+        ]
+        return torch.tanh(torch.cat(parts, dim=1) + self.identity)
 
 
 class RelationalMessages(nn.Module):
@@ -67,8 +70,8 @@ class GatedCell(nn.Module):
     def forward(self, message: Tensor, state: Tensor) -> Tensor:
         """The next state `[B, S, hidden]`."""
         heard = message @ self._joined(self.input) + self.bias.reshape(-1)
-        update, reset, candidate = heard.chunk(GATES, dim=-1)
-        own_update, own_reset, own_candidate = (state @ self._joined(self.state)).chunk(GATES, -1)
+        update, reset, candidate = _gates(heard)
+        own_update, own_reset, own_candidate = _gates(state @ self._joined(self.state))
         keep = torch.sigmoid(update + own_update)
         proposal = torch.tanh(candidate + torch.sigmoid(reset + own_reset) * own_candidate)
         return keep * state + (1 - keep) * proposal
@@ -77,3 +80,9 @@ class GatedCell(nn.Module):
         """All gates as one matrix `[in, 3 * out]`: one product instead of three."""
         scale = math.sqrt(self.hidden / gates.shape[-1])
         return (gates * scale).reshape(-1, gates.shape[-1]).T
+
+
+def _gates(joined: Tensor) -> list[Tensor]:
+    """The parts of `[..., 3 * hidden]`."""
+    size = joined.shape[-1] // GATES
+    return [joined[..., at * size : (at + 1) * size] for at in range(GATES)]

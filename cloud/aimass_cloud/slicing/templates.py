@@ -151,7 +151,7 @@ def _exported(
     names: tuple[list[str], list[str]],
     dynamic_shapes: tuple[object, ...] | None = None,
 ) -> onnx.ModelProto:
-    # Not optimised here: with arrays as inputs there is nothing to fold yet.
+    # Not optimised here: with arrays as inputs there is little to fold yet, and it takes a second.
     program = torch.onnx.export(
         module,
         arguments,
@@ -160,7 +160,7 @@ def _exported(
         opset_version=OPSET,
         dynamic_shapes=dynamic_shapes,
         dynamo=True,
-        optimize=True,
+        optimize=False,
         verbose=False,
     )
     if program is None:
