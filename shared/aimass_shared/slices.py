@@ -4,6 +4,7 @@ A slice is a sub-network: the leading share of every layer's channels (`width`),
 cut of the graph (`cut`), in one number format (`precision`).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -66,32 +67,43 @@ class Board(msgspec.Struct, frozen=True):
         return cost.reference_ms * self.cpu_time_factor
 
 
-def choose(board: Board, offers: dict[SliceSpec, SliceCost]) -> SliceSpec:
-    """The slice that a board should run: widest that fits, then most precise format it likes.
+def choose(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> SliceSpec:
+    """The slice that a board should run.
+
+    The widest of those that keep within the board's time for a window, in the format it likes
+    best. Memory is a hard limit; time is not: a board that is too slow for every slice gets the
+    fastest one and hands off what is too much.
 
     Args:
         board: what the device offers.
         offers: the slices of a release with their cost.
 
     Raises:
-        UnfitReleaseError: no slice fits; the detail names the smallest one and what it needs.
+        UnfitReleaseError: no slice fits its memory and formats; the detail names the smallest.
     """
-    fitting = [spec for spec, cost in offers.items() if fits(board, spec, cost)]
-    if fitting:
-        return max(fitting, key=lambda spec: (spec.width, -board.precisions.index(spec.precision)))
-    smallest = min(offers, key=lambda spec: (offers[spec].reference_ms, offers[spec].memory_mib))
-    cost = offers[smallest]
-    raise UnfitReleaseError(
+    possible = {spec: cost for spec, cost in offers.items() if fits(board, spec, cost)}
+    if not possible:
+        raise UnfitReleaseError(_too_much(board, offers))
+    timely = [spec for spec, cost in possible.items() if is_timely(board, cost)]
+    if timely:
+        return max(timely, key=lambda spec: (spec.width, -board.precisions.index(spec.precision)))
+    return min(possible, key=lambda spec: (possible[spec].reference_ms, spec))
+
+
+def _too_much(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> str:
+    smallest = min(offers, key=lambda spec: (offers[spec].memory_mib, spec))
+    return (
         f"no slice fits {board.name}: the smallest, {smallest.name}, needs"
-        f" {cost.memory_mib:.0f} MiB and {board.predicted_ms(cost):.1f} ms a window;"
-        f" the board gives {board.memory_mib:.0f} MiB and {board.window_budget_ms:.1f} ms"
+        f" {offers[smallest].memory_mib:.0f} MiB; the board gives {board.memory_mib:.0f} MiB"
+        f" and runs {', '.join(board.precisions)}"
     )
 
 
 def fits(board: Board, spec: SliceSpec, cost: SliceCost) -> bool:
-    """Whether a slice stays within the memory and the time of a board."""
-    return (
-        spec.precision in board.precisions
-        and cost.memory_mib <= board.memory_mib
-        and board.predicted_ms(cost) <= board.window_budget_ms
-    )
+    """Whether a board can run a slice at all: its memory, and the number formats it executes."""
+    return spec.precision in board.precisions and cost.memory_mib <= board.memory_mib
+
+
+def is_timely(board: Board, cost: SliceCost) -> bool:
+    """Whether a window takes no longer than the board has for it."""
+    return board.predicted_ms(cost) <= board.window_budget_ms

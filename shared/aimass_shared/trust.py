@@ -213,9 +213,8 @@ def _check_board(entry: SliceEntry, board: Board) -> None:
         return
     raise UnfitReleaseError(
         f"slice {entry.spec.name} does not fit {board.name}: it needs"
-        f" {entry.cost.memory_mib:.0f} MiB, {board.predicted_ms(entry.cost):.1f} ms a window and"
-        f" {entry.spec.precision}; the board gives {board.memory_mib:.0f} MiB,"
-        f" {board.window_budget_ms:.1f} ms and {' or '.join(board.precisions)}"
+        f" {entry.cost.memory_mib:.0f} MiB and {entry.spec.precision}; the board gives"
+        f" {board.memory_mib:.0f} MiB and {' or '.join(board.precisions)}"
     )
 
 

@@ -28,7 +28,7 @@ async def serve() -> AsyncIterator[Serve]:
     running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
 
     async def start(app: Litestar) -> str:
-        listener = socket.socket()
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
         task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -127,7 +127,6 @@ def test_fit_slice_is_returned() -> None:
         (make_entry(), "w0.50-int8", ["A"], "such as B"),
         (make_entry(files=(REF,)), "w0.50-int8", ["A", "B"], "no selftest file"),
         (make_entry(cost=SliceCost(1, 101, 1, 0)), "w0.50-int8", ["A", "B"], "101 MiB"),
-        (make_entry(cost=SliceCost(1, 1, 6, 0)), "w0.50-int8", ["A", "B"], "12.0 ms"),
         (
             make_entry(files=(REF, FileRef("selftest", "s", "../../etc/passwd", 1))),
             "w0.50-int8",

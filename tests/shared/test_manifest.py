@@ -1,0 +1,76 @@
+"""Manifests: canonical bytes, and refusal of all that is none."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimass_shared.errors import MalformedMessageError
+from aimass_shared.manifest import (
+    MAX_MANIFEST_BYTES,
+    AlarmRule,
+    Contract,
+    FileRef,
+    Manifest,
+    Sensor,
+    SliceEntry,
+    TensorSpec,
+    decode,
+    encode,
+    target_path,
+)
+from aimass_shared.slices import SliceCost, SliceSpec
+
+CONTRACT = Contract(
+    model="tep-monitor",
+    sensors=(Sensor("XMEAS_01", "km3/h", "continuous", label="A feed"),),
+    step_ms=180_000,
+    window=16,
+    horizon=4,
+    inputs=(TensorSpec("values", "FP32", (-1, 16, 1)),),
+    outputs=(TensorSpec("score", "FP32", (-1,)),),
+    alarm=AlarmRule("score", 1.6, "contribution"),
+)
+ENTRY = SliceEntry(
+    spec=SliceSpec(0.5, "int8"),
+    cost=SliceCost(model_bytes=4, memory_mib=8.0, reference_ms=0.1, val_mse=0.7),
+    files=(FileRef("model", "model.onnx", "ab" * 32, 4),),
+    tolerance=1e-3,
+)
+MANIFEST = Manifest("r-1", "tep-monitor", CONTRACT, (ENTRY,), created=1)
+
+
+def test_a_manifest_reads_back_and_its_bytes_are_canonical() -> None:
+    raw = encode(MANIFEST)
+    assert decode(raw) == MANIFEST
+    assert encode(decode(raw)) == raw
+
+
+def test_slices_and_files_are_found_by_name_and_role() -> None:
+    assert MANIFEST.entry("w0.50-int8") is ENTRY
+    assert ENTRY.file("model").sha256 == "ab" * 32
+    assert MANIFEST.offers() == {ENTRY.spec: ENTRY.cost}
+    with pytest.raises(MalformedMessageError, match="no slice w1"):
+        MANIFEST.entry("w1.00-fp32")
+    with pytest.raises(MalformedMessageError, match="no train file"):
+        ENTRY.file("train")
+
+
+def test_the_target_path_names_channel_model_and_release() -> None:
+    assert target_path("stable", "tep-monitor", "r-1") == "stable/tep-monitor/r-1.json"
+
+
+def test_a_manifest_of_another_schema_is_refused() -> None:
+    with pytest.raises(MalformedMessageError, match="schema 7"):
+        decode(encode(msgspec.structs.replace(MANIFEST, schema=7)))
+
+
+def test_a_manifest_over_the_limit_is_refused() -> None:
+    with pytest.raises(MalformedMessageError, match="limit"):
+        decode(b" " * (MAX_MANIFEST_BYTES + 1))
+
+
+@given(st.integers(0, len(encode(MANIFEST)) - 1))
+def test_a_cut_manifest_is_refused(length: int) -> None:
+    with pytest.raises(MalformedMessageError):
+        decode(encode(MANIFEST)[:length])
