@@ -127,6 +127,18 @@ def test_before_the_birth_values_wait_for_it() -> None:
     assert (first.value, first.timestamp) == (3, 4)
 
 
+@pytest.mark.parametrize("end", ["will", "lost"])
+def test_a_new_or_lost_connection_needs_new_births(end: str) -> None:
+    session = edge()
+    session.will(0)
+    session.births(1)
+    if end == "will":
+        session.will(2)
+    else:
+        session.lost()
+    assert session.data(DEVICE, [metric("T", 3, 4)], now_ms=5) is None
+
+
 def test_what_was_not_announced_is_refused() -> None:
     session = edge()
     with pytest.raises(NotFoundError):
