@@ -16,6 +16,7 @@ from aimass_cloud.broker.child import TETHER
 from aimass_shared.errors import AimassError
 
 STOP_S = 8.0
+COMMAND_S = 60.0
 LAST_WORDS = 12
 
 
@@ -50,10 +51,7 @@ class Process:
         """Start it (again)."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                TETHER,
-                str(os.getpid()),
-                *self._command,
+                *tethered(self._command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -85,3 +83,35 @@ class Process:
             raise ChildFailedError(
                 f"{self.name} ended with {self._process.returncode}:\n" + "\n".join(words)
             )
+
+
+async def output_of(name: str, command: Sequence[str], *, environ: Mapping[str, str]) -> bytes:
+    """Run a short command to its end; returns its standard output.
+
+    Raises:
+        ChildFailedError: it failed, or took longer than `COMMAND_S`.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *tethered(command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environ},
+        start_new_session=True,
+    )
+    try:
+        out, words = await asyncio.wait_for(process.communicate(), COMMAND_S)
+    except TimeoutError as error:
+        raise ChildFailedError(f"{name} took longer than {COMMAND_S:.0f} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise ChildFailedError(f"{name}: {words.decode(errors='replace').strip()}")
+    return out
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """A command line that ends when this process does."""
+    return [sys.executable, "-I", TETHER, str(os.getpid()), *command]

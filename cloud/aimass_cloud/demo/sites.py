@@ -23,6 +23,7 @@ class Site:
         kind: how its plant speaks. topic: where it publishes; `{sensor}` stands for the tag.
         answers: where its agent publishes predictions (json and uns).
         group, node, device: Sparkplug ids of the plant.
+        window_budget_ms: what the site gives to one window; its device has other work too.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Site:
     group: str = ""
     node: str = ""
     device: str = ""
+    window_budget_ms: float = 20.0
 
 
 SITES = (
@@ -43,6 +45,7 @@ SITES = (
         group="acme",
         node="north-gateway",
         device="reactor",
+        window_budget_ms=1.0,
     ),
     Site(
         name="east",
@@ -50,6 +53,7 @@ SITES = (
         kind="json",
         topic="plant/east/telemetry",
         answers="plant/east/predictions",
+        window_budget_ms=0.9,
     ),
     Site(
         name="south",
@@ -80,7 +84,7 @@ def site_config(
     }
     document = {
         "heartbeat_s": 1.0,
-        "board": {"simulate": True},
+        "board": {"simulate": True, "window_budget_ms": site.window_budget_ms},
         "source": source,
         "api": {"port": api_port},
         "update": {"trial_predictions": 10},

@@ -5,7 +5,6 @@ Everything is started with the commands of the README; nothing here reaches into
 
 import asyncio
 import inspect
-import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,7 +19,7 @@ from aimass_cloud.admin import Admin
 from aimass_cloud.broker import PlantBroker
 from aimass_cloud.broker.own import Wanted
 from aimass_cloud.demo.plant import Plant, connect
-from aimass_cloud.demo.processes import ChildFailedError, Process
+from aimass_cloud.demo.processes import Process, output_of
 from aimass_cloud.demo.replay import AgentView
 from aimass_cloud.demo.sites import SITES, Site, site_config
 from aimass_cloud.recipes import Recipe
@@ -84,15 +83,7 @@ class Stage:
         config = await asyncio.to_thread(self._write_config, site)
         options = ["--cloud", self.url, "--token", token, "--json"]
         command = [*_edge("enroll", site, config, self._edge_dir(site)), *options]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **QUIET},
-        )
-        out, words = await asyncio.wait_for(process.communicate(), START_S)
-        if process.returncode:
-            raise ChildFailedError(f"enrolment of {site.name}: {words.decode().strip()}")
+        out = await output_of(f"enrolment of {site.name}", command, environ=QUIET)
         return str(msgspec.json.decode(out)["device"])
 
     async def start_agent(self, site: Site) -> None:

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from aimass_cloud.admin import Watch
 
@@ -30,13 +37,13 @@ class Voice:
 
     def say(self, line: str) -> None:
         """One thing that happened."""
-        self.console.print(f"   {line}", highlight=False)
+        self.console.print(f"   {line}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def following(self, title: str) -> Iterator[Watch]:
         """A bar for a job; the yielded function moves it."""
         columns = (TextColumn("   {task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with self._progress(*columns) as progress:
             task = progress.add_task(title, total=1.0)
 
             def watch(fraction: float, message: str) -> None:
@@ -49,8 +56,13 @@ class Voice:
     def counting(self, title: str, total: int) -> Iterator["Counter"]:
         """A bar for so many things; calling the counter adds to it."""
         columns = (TextColumn("   {task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with self._progress(*columns) as progress:
             yield Counter(progress, title, total)
+
+    def _progress(self, *columns: ProgressColumn) -> Progress:
+        """A bar that goes away when it is full; none where nobody would see it move."""
+        seen = self.console.is_terminal
+        return Progress(*columns, console=self.console, transient=True, disable=not seen)
 
 
 class Counter:
