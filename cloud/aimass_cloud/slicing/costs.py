@@ -17,10 +17,13 @@ from aimass_shared.slices import SliceCost
 
 RUNS = 200
 BATCH = 64
-# A session's own tables, kernels and first arena block, over all slices measured in children of
-# their own: 3 to 5 MiB. Prepacked weights are a second copy of the file.
-SESSION_MIB = 6.0
+# Memory is estimated, a little high: what a session takes at all (11 to 14 MiB on x86-64), three
+# copies of the file (read, parsed, prepacked), and the hidden states alive at once in a batch of
+# BATCH windows. A test compares the estimate with a process of its own.
+SESSION_MIB = 16.0
 COPIES = 3
+STATES = 16
+FLOAT_BYTES = 4
 MIB = 1 << 20
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -63,16 +66,23 @@ class Runner:
 
 
 def measured(
-    graph: onnx.ModelProto, runner: Runner, data: PlantData, contract: Contract
+    graph: onnx.ModelProto, runner: Runner, *, data: PlantData, contract: Contract, channels: int
 ) -> SliceCost:
-    """The cost of a graph; its error is of the recipe's test rows."""
+    """The cost of a graph with this many hidden channels."""
+    size = graph.ByteSize()
+    states = STATES * BATCH * len(contract.sensors) * channels * FLOAT_BYTES
+    window = cut(data.test[: contract.window], contract.window)
+    return SliceCost(
+        model_bytes=size,
+        memory_mib=round(SESSION_MIB + (COPIES * size + states) / MIB, 1),
+        reference_ms=round(runner.fastest_ms(window), 4),
+        val_mse=validation_error(runner, data, contract),
+    )
+
+
+def validation_error(runner: Runner, data: PlantData, contract: Contract) -> float:
+    """Forecast error on the recipe's test rows, in squared standard deviations."""
     rows = cut(data.test, contract.window + contract.horizon)
     past, future = rows[:, : contract.window], rows[:, contract.window :]
     forecast = runner.run(past, np.ones_like(past))["forecast"]
-    size = graph.ByteSize()
-    return SliceCost(
-        model_bytes=size,
-        memory_mib=round(SESSION_MIB + COPIES * size / MIB, 1),
-        reference_ms=round(runner.fastest_ms(past[:1]), 4),
-        val_mse=scaled_error(forecast, future, data.train.std(axis=0)),
-    )
+    return scaled_error(forecast, future, data.train.std(axis=0))

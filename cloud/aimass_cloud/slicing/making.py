@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from aimass_cloud import recipes
 from aimass_cloud.models import deployed as network
+from aimass_cloud.models.nesting import leading_count
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import cut
 from aimass_cloud.recipes import PlantData
 from aimass_cloud.slicing import selftest
-from aimass_cloud.slicing.costs import Runner, measured
+from aimass_cloud.slicing.costs import Runner, measured, validation_error
 from aimass_cloud.slicing.export import filled, folded
 from aimass_cloud.slicing.quantize import quantized
 from aimass_cloud.slicing.templates import Templates
@@ -101,7 +102,13 @@ class _Maker:
         whole = self._float(spec.width)
         graph = whole if spec.precision == "fp32" else self._int8(whole)
         runner = Runner(graph)
-        cost = measured(graph, runner, self._data, self._contract)
+        cost = measured(
+            graph,
+            runner,
+            data=self._data,
+            contract=self._contract,
+            channels=leading_count(self._model.info.config.hidden, spec.width),
+        )
         outputs = runner.run(*self._vectors)
         tolerance = self._checked(spec, cost, outputs)
         contents: dict[Role, bytes] = {
@@ -159,8 +166,7 @@ class _Maker:
         """The validation error of a width in float."""
         if width not in self._errors:
             graph = self._float(width)
-            cost = measured(graph, Runner(graph), self._data, self._contract)
-            self._errors[width] = cost.val_mse
+            self._errors[width] = validation_error(Runner(graph), self._data, self._contract)
         return self._errors[width]
 
 

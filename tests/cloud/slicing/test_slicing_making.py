@@ -1,5 +1,7 @@
 """Slices of a small model, made and run for real: right, standard, tested, and made only once."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,34 @@ def test_costs_are_measured(model: TrainedModel, slices: dict[str, SliceArtifact
     assert whole.model_bytes == size
     assert 0 < whole.reference_ms < 50
     assert whole.memory_mib > 1
+
+
+_MEMORY = """
+import sys
+import numpy
+import onnxruntime
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+before = resident()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+for count in (1, 64, 64):
+    values = numpy.zeros((count, 16, 52), "float32")
+    session.run(None, {"values": values, "mask": values})
+print(resident() - before)
+"""
+
+
+def test_the_memory_estimate_holds_in_a_process_of_its_own(
+    slices: dict[str, SliceArtifact],
+) -> None:
+    for artifact in slices.values():
+        command = [sys.executable, "-c", _MEMORY, _path(artifact, "model")]
+        taken = float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        assert taken <= artifact.cost.memory_mib <= 3 * taken
 
 
 @pytest.mark.parametrize(("name", "width"), [("w1.00-fp32", 1.0), ("w0.50-int8", 0.5)])
