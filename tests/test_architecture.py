@@ -20,6 +20,8 @@ MAX_FILE_LINES = 400
 MAX_CLASS_LINES = 300
 MAX_FUNCTION_LINES = 60
 MAX_POSITIONAL = 3
+CALLED_BY_OTHERS = {"configure_train", "create_message", "forward"}
+"""Overrides that flwr and torch call with positional arguments."""
 
 
 def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -66,7 +68,8 @@ def test_functions_and_classes_stay_small(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=_names(SOURCES))
 def test_more_than_three_arguments_are_named(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    assert [node.name for node in _functions(tree) if _positional(node) > MAX_POSITIONAL] == []
+    long = [node.name for node in _functions(tree) if _positional(node) > MAX_POSITIONAL]
+    assert [name for name in long if name not in CALLED_BY_OTHERS] == []
 
 
 def test_the_layers_hold() -> None:

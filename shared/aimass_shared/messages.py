@@ -117,10 +117,16 @@ class StreamItem(msgspec.Struct, frozen=True):
 
 
 class StreamBatch(Message, frozen=True, kw_only=True):
-    """`up/d/{stream}`: rows in the order of their ids. A new database is a new epoch."""
+    """`up/d/{stream}`: rows in the order of their ids. A new database is a new epoch.
+
+    Attributes:
+        after: id of the row before the first one, as sent; 0 = the sender has none before these.
+            See `aimass_shared.streams`.
+    """
 
     epoch: str
     items: tuple[StreamItem, ...]
+    after: int = 0
 
 
 class StreamAck(Message, frozen=True, kw_only=True):

@@ -14,18 +14,7 @@ from aimass_shared.messages import StreamBatch
 MAX_ID = (1 << 63) - 1  # what databases keep
 
 
-class OrderedBatch(StreamBatch, frozen=True, kw_only=True):
-    """`up/d/{stream}`: rows in the order of their ids, none missing between `after` and them.
-
-    Attributes:
-        after: id of the row before the first one, as sent. 0 = there is no row before these that
-            the sender still has (all are acknowledged or dropped).
-    """
-
-    after: int = 0
-
-
-def advance(upto: int, batch: OrderedBatch) -> int | None:
+def advance(upto: int, batch: StreamBatch) -> int | None:
     """How far the receiver has everything once it has stored `batch`; None if it leaves a gap.
 
     Args:

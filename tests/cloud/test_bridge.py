@@ -30,9 +30,9 @@ from aimass_shared.messages import (
     Reported,
     RoundReply,
     StreamAck,
+    StreamBatch,
     StreamItem,
 )
-from aimass_shared.streams import OrderedBatch
 
 Until = Callable[..., Awaitable[None]]
 DEVICE = "press-7"
@@ -97,7 +97,7 @@ def body(number: int) -> bytes:
 
 def batch(*ids: int, after: int = 0, epoch: str = "e1", raw: bytes | None = None) -> bytes:
     rows = tuple(StreamItem(number, msgspec.Raw(raw or body(number))) for number in ids)
-    return messages.encode(OrderedBatch(epoch=epoch, items=rows, after=after))
+    return messages.encode(StreamBatch(epoch=epoch, items=rows, after=after))
 
 
 async def rows(store: Store) -> list[tuple[str, str, int, int]]:

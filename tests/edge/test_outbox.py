@@ -25,8 +25,8 @@ from aimass_shared.errors import (
     MalformedMessageError,
     StorageFullError,
 )
-from aimass_shared.messages import StreamAck
-from aimass_shared.streams import OrderedBatch, advance
+from aimass_shared.messages import StreamAck, StreamBatch
+from aimass_shared.streams import advance
 
 Until = Callable[..., Awaitable[None]]
 FAST = OutboxSettings(commit_ms=5, rewind_ms=300, window_rows=500, batch_rows=50)
@@ -37,7 +37,7 @@ class Line:
     """A bus without a broker: keeps what was published, or refuses."""
 
     def __init__(self) -> None:
-        self.sent: list[OrderedBatch] = []
+        self.sent: list[StreamBatch] = []
         self.away = False
         self.limit = 1 << 20
         self._up: list[Callable[[], Awaitable[None]]] = []
@@ -58,7 +58,7 @@ class Line:
             raise BrokerUnavailableError("away")
         if len(payload) > self.limit:
             raise BodyTooLargeError("too large")
-        self.sent.append(messages.decode(payload, OrderedBatch))
+        self.sent.append(messages.decode(payload, StreamBatch))
 
     def ids(self) -> list[int]:
         return [item.id for batch in self.sent for item in batch.items]
@@ -273,7 +273,7 @@ async def consume(cloud: Bus, stored: dict[int, int]) -> None:
     """What the bridge does, in memory: store, then acknowledge. Counts how often a row came."""
     upto = 0
     async for message in cloud.messages():
-        batch = messages.decode(message.payload, OrderedBatch)
+        batch = messages.decode(message.payload, StreamBatch)
         further = advance(upto, batch)
         if further is not None:
             upto = further

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aimass_edge.outbox import Cursor
-from aimass_shared.messages import StreamItem
-from aimass_shared.streams import OrderedBatch, advance
+from aimass_shared.messages import StreamBatch, StreamItem
+from aimass_shared.streams import advance
 
 WINDOW, BATCH, REWIND_MS = 7, 3, 100
 
@@ -29,7 +29,7 @@ class Delivery(RuleBasedStateMachine):
         self.next_id = 1
         self.kept: set[int] = set()
         self.dropped: set[int] = set()
-        self.network: list[OrderedBatch] = []
+        self.network: list[StreamBatch] = []
         self.acks: list[int] = []
         self.stored: set[int] = set()
         self.upto = 0
@@ -48,7 +48,7 @@ class Delivery(RuleBasedStateMachine):
             return
         rows = rows[: want.rows]
         items = tuple(StreamItem(row, msgspec.Raw(b"0")) for row in rows)
-        self.network.append(OrderedBatch(epoch="e", items=items, after=want.after))
+        self.network.append(StreamBatch(epoch="e", items=items, after=want.after))
         self.cursor.sent(rows[-1], len(rows), self.now)
 
     @precondition(lambda self: self.network)

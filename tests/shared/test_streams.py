@@ -5,12 +5,12 @@ import pytest
 
 from aimass_shared.errors import MalformedMessageError
 from aimass_shared.messages import StreamBatch, StreamItem, decode, encode
-from aimass_shared.streams import OrderedBatch, advance
+from aimass_shared.streams import advance
 
 
-def batch(*ids: int, after: int = 0) -> OrderedBatch:
+def batch(*ids: int, after: int = 0) -> StreamBatch:
     items = tuple(StreamItem(number, msgspec.Raw(b"1")) for number in ids)
-    return OrderedBatch(epoch="e", items=items, after=after)
+    return StreamBatch(epoch="e", items=items, after=after)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def batch(*ids: int, after: int = 0) -> OrderedBatch:
         (0, batch(4, 5, after=3), None),
     ],
 )
-def test_upto_moves_only_without_a_gap(upto: int, message: OrderedBatch, result: int) -> None:
+def test_upto_moves_only_without_a_gap(upto: int, message: StreamBatch, result: int) -> None:
     assert advance(upto, message) == result
 
 
@@ -36,14 +36,14 @@ def test_upto_moves_only_without_a_gap(upto: int, message: OrderedBatch, result:
         batch(1 << 63),
     ],
 )
-def test_nonsense_is_refused(message: OrderedBatch) -> None:
+def test_nonsense_is_refused(message: StreamBatch) -> None:
     with pytest.raises(MalformedMessageError):
         advance(0, message)
 
 
 def test_it_is_a_stream_batch_on_the_wire() -> None:
     message = batch(4, after=3)
-    assert decode(encode(message), OrderedBatch) == message
+    assert decode(encode(message), StreamBatch) == message
     assert decode(encode(message), StreamBatch).items == message.items
     plain = encode(StreamBatch(epoch="e", items=message.items))
-    assert decode(plain, OrderedBatch).after == 0
+    assert decode(plain, StreamBatch).after == 0

@@ -57,10 +57,12 @@ def _environment(python: str, wheel: Path, extras: str) -> Path:
 def _python_3_10() -> str | None:
     """A Python 3.10 that starts: on PATH, or where pyenv keeps its versions."""
     pyenv = Path.home() / ".pyenv" / "versions"
-    found = [shutil.which("python3.10"), *pyenv.glob("3.10.*/bin/python3.10")]
+    found = [shutil.which("python3.10"), *map(str, pyenv.glob("3.10.*/bin/python3.10"))]
     for candidate in filter(None, found):
-        if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
-            return str(candidate)
+        if not subprocess.run(
+            [candidate, "--version"], capture_output=True, check=False
+        ).returncode:
+            return candidate
     return None
 
 

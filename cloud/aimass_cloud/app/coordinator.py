@@ -136,7 +136,7 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
     store = await _store(settings, data, stack)
     authority, blobs, tuf = open_authority(data / "ca"), Blobs(data / "blobs"), _tuf(settings, data)
     await asyncio.to_thread(tuf.open)
-    address, note = await _broker(settings, authority, data, stack)
+    address, note = await _broker(settings, authority, data, stack=stack)
     fleet = Fleet(
         store,
         authority,
@@ -172,7 +172,7 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
         rollouts=rollouts,
         rounds=rounds,
         jobs=await stack.enter_async_context(Jobs(store)),
-        workshop=Workshop(data, registry, rounds, _Online(fleet)),
+        workshop=Workshop(data, registry, rounds, devices=_Online(fleet)),
         bridge=bridge,
         pool=await stack.enter_async_context(ModelPool(settings.serving)),
         server_tls=_server_tls(authority, data, settings.http.host),
@@ -192,7 +192,7 @@ def _tuf(settings: CloudSettings, data: Path) -> TufRepository:
 
 
 async def _broker(
-    settings: CloudSettings, authority: Authority, data: Path, stack: AsyncExitStack
+    settings: CloudSettings, authority: Authority, data: Path, *, stack: AsyncExitStack
 ) -> tuple[BrokerAddress, str]:
     """Our own broker, started; or the address of the one that the settings name."""
     if settings.mqtt.url:

@@ -82,7 +82,7 @@ class Workshop:
     """The coordinator's long work. `data_dir` keeps models, slices and moments."""
 
     def __init__(
-        self, data_dir: Path, registry: Registry, rounds: Rounds, devices: ListsDevices
+        self, data_dir: Path, registry: Registry, rounds: Rounds, *, devices: ListsDevices
     ) -> None:
         self._data = data_dir
         self._registry = registry

@@ -17,8 +17,8 @@ from aimass_cloud.store import Store
 from aimass_cloud.store.tables import DeviceRow
 from aimass_shared import messages, topics
 from aimass_shared.errors import AimassError
-from aimass_shared.messages import DeviceState, Message, Reported, RoundReply
-from aimass_shared.streams import OrderedBatch, advance
+from aimass_shared.messages import DeviceState, Message, Reported, RoundReply, StreamBatch
+from aimass_shared.streams import advance
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Intake:
     def _arrival(self, letter: _Letter) -> Arrival | None:
         device, stream = letter.topic.device, letter.topic.item
         try:
-            batch = messages.decode(letter.payload, OrderedBatch)
+            batch = messages.decode(letter.payload, StreamBatch)
             advance(0, batch)  # refuses ids that do not grow, before a transaction begins
             topics.check_segment(batch.epoch, "epoch")
         except AimassError as error:

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from aimass_cloud.store import Store
 from aimass_cloud.store.tables import PredictionRow, StreamRow
 from aimass_shared.errors import MalformedMessageError
-from aimass_shared.messages import Prediction, StreamAck, StreamItem
-from aimass_shared.streams import MAX_ID, OrderedBatch, advance
+from aimass_shared.messages import Prediction, StreamAck, StreamBatch, StreamItem
+from aimass_shared.streams import MAX_ID, advance
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Arrival(NamedTuple):
 
     device: str
     stream: str
-    batch: OrderedBatch
+    batch: StreamBatch
 
 
 class Receipt(NamedTuple):

@@ -65,19 +65,20 @@ async def fire(burst: Burst) -> list[Met]:
     )
     limits = httpx.Limits(max_connections=burst.together)
     turns = asyncio.Semaphore(burst.together)
-    async with httpx.AsyncClient(base_url=burst.url, limits=limits, timeout=PATIENCE_S) as client:
+    url = f"{burst.url}/v2/models/{burst.model}/infer"
+    async with httpx.AsyncClient(limits=limits, timeout=PATIENCE_S) as client:
 
         async def one() -> Met:
             async with turns:
-                return await _ask(client, f"/v2/models/{burst.model}/infer", body, headers)
+                return await _ask(client, httpx.Request("POST", url, content=body, headers=headers))
 
         return await asyncio.gather(*(one() for _ in range(burst.requests)))
 
 
-async def _ask(client: httpx.AsyncClient, path: str, body: bytes, headers: dict[str, str]) -> Met:
+async def _ask(client: httpx.AsyncClient, request: httpx.Request) -> Met:
     start = time.perf_counter()
     try:
-        answer = await client.post(path, content=body, headers=headers)
+        answer = await client.send(request)
     except httpx.HTTPError:
         return Met("lost", "", _ms(start))
     if answer.is_error:

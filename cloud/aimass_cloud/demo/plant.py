@@ -39,7 +39,7 @@ class SparkplugPlant:
     """A Sparkplug edge node with one device; it gives births when a host asks for them."""
 
     def __init__(
-        self, client: Client, session: EdgeSession, device: str, sensors: Sequence[str]
+        self, client: Client, session: EdgeSession, device: str, *, sensors: Sequence[str]
     ) -> None:
         self._client = client
         self._session = session
@@ -131,7 +131,7 @@ async def _sparkplug(
     will = session.will(_now_ms())
     async with _client(broker, f"plant-{site.name}", will=Will(*will)) as client:
         await client.subscribe(session.commands, qos=1)
-        plant = SparkplugPlant(client, session, site.device, sensors)
+        plant = SparkplugPlant(client, session, site.device, sensors=sensors)
         await plant.bear()
         obeying = asyncio.create_task(plant.obey())
         try:

@@ -15,8 +15,9 @@ from aimass_cloud.broker.own import Wanted
 from aimass_cloud.demo import report as reports
 from aimass_cloud.demo.report import Report
 from aimass_cloud.demo.scenario import plan
+from aimass_cloud.demo.scene import Scene
 from aimass_cloud.demo.stage import Stage
-from aimass_cloud.demo.story import Story
+from aimass_cloud.demo.story import tell
 from aimass_shared.errors import InvalidSettingError
 
 RECIPE = "tep"
@@ -72,10 +73,10 @@ async def _tell(options: DemoOptions, root: Path) -> Report:
     recipe = recipes.find(RECIPE)
     scenario = plan(recipe, options.fault, options.seed)
     async with Stage(root, recipe, options.broker) as stage:
-        story = Story(stage, recipe, scenario, fault=options.fault, seed=options.seed)
-        told = await story.tell()
-    story.voice.console.print()
-    reports.show(told, story.voice.console)
+        scene = Scene(stage, recipe, scenario, fault=options.fault, seed=options.seed)
+        told = await tell(scene)
+    scene.voice.console.print()
+    reports.show(told, scene.voice.console)
     return told
 
 

@@ -79,7 +79,7 @@ def plan(recipe: Recipe, fault: int, seed: int) -> Scenario:
     later = [axis.put(rows) for rows in (outage, runs, normal)]
     return Scenario(
         sensors=data.names,
-        histories=_histories(data, fault, chance, axis),
+        histories=_histories(data, fault, chance, axis=axis),
         outage=later[0],
         fault=later[1],
         normal=later[2],
@@ -88,7 +88,7 @@ def plan(recipe: Recipe, fault: int, seed: int) -> Scenario:
 
 
 def _histories(
-    data: PlantData, fault: int, chance: np.random.Generator, axis: "_Axis"
+    data: PlantData, fault: int, chance: np.random.Generator, *, axis: "_Axis"
 ) -> dict[str, list[Stretch]]:
     """Deal the normal lead-ins of the other faults' runs out to the sites."""
     runs = data.site_runs(fault_excluded=fault)

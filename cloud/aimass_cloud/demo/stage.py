@@ -82,7 +82,7 @@ class Stage:
         """`aimass-edge enroll` for a site's device; returns the device's id."""
         config = await asyncio.to_thread(self._write_config, site)
         options = ["--cloud", self.url, "--token", token, "--json"]
-        command = [*_edge("enroll", site, config, self._edge_dir(site)), *options]
+        command = [*_edge("enroll", site, config=config, data=self._edge_dir(site)), *options]
         out = await output_of(f"enrolment of {site.name}", command, environ=QUIET)
         return str(msgspec.json.decode(out)["device"])
 
@@ -91,7 +91,7 @@ class Stage:
         config = self._config_path(site)
         agent = Process(
             f"agent of {site.name}",
-            _edge("run", site, config, self._edge_dir(site)),
+            _edge("run", site, config=config, data=self._edge_dir(site)),
             self.root / f"agent-{site.name}.log",
             environ=QUIET,
         )
@@ -167,7 +167,7 @@ class Stage:
         return path
 
 
-def _edge(verb: str, site: Site, config: Path, data: Path) -> list[str]:
+def _edge(verb: str, site: Site, *, config: Path, data: Path) -> list[str]:
     """A command line of `aimass-edge`, as the README shows it."""
     options = ["--profile", site.profile, "--config", str(config), "--data-dir", str(data)]
     return [sys.executable, "-m", "aimass_edge", verb, *options]

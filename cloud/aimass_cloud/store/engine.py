@@ -29,7 +29,8 @@ BUSY_SECONDS = 10.0
 _READ_ONLY = "aimass_read_only"
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=NORMAL",
+    # A device deletes what we acknowledge: a commit must survive a power cut.
+    "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
     f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}",
 )

@@ -28,7 +28,7 @@ from aimass_shared.errors import (
     MalformedMessageError,
     StorageFullError,
 )
-from aimass_shared.streams import OrderedBatch
+from aimass_shared.messages import StreamBatch
 
 _log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class Outbox:
     async def _publish(self, bus: Publisher, topic: str, batch: tuple[Want, list[Row]]) -> None:
         want, rows = batch
         items = tuple(messages.StreamItem(row.id, msgspec.Raw(row.body)) for row in rows)
-        message = OrderedBatch(epoch=self.epoch, items=items, after=want.after)
+        message = StreamBatch(epoch=self.epoch, items=items, after=want.after)
         await bus.publish(topic, messages.encode(message), qos=1)
 
     def _cursor(self, stream: str) -> Cursor:

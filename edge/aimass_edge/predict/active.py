@@ -74,7 +74,7 @@ class Opened(msgspec.Struct, frozen=True, eq=False):
     window_ms: float
 
 
-def open_checked(path: Path, board: BoardSettings, contract: Contract, opener: Opener) -> Opened:
+def open_checked(path: Path, board: BoardSettings, contract: Contract, *, opener: Opener) -> Opened:
     """Load a slice, compare it with its contract and run it on an empty window.
 
     Raises:

@@ -7,6 +7,7 @@ where a request goes is `dispatch`.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -110,12 +111,9 @@ class Predictor:
             ModelLoadFailedError: it does not load, match its contract or run; nothing changes.
         """
         async with self._swap:
+            path, contract = directory / MODEL_FILE, manifest.contract
             opened = await anyio.to_thread.run_sync(
-                open_checked,
-                directory / MODEL_FILE,
-                self._board,
-                manifest.contract,
-                self._opener,
+                partial(open_checked, path, self._board, contract, opener=self._opener)
             )
             active = Active(manifest, entry, opened.session)
             now = self._clock()
@@ -200,7 +198,7 @@ class Predictor:
             coverage=taken.coverage,
             service_ms=self._bench.done_ms(start),
         )
-        return prediction(Source(active.manifest, active.entry), window, judged, outcome)
+        return prediction(Source(active.manifest, active.entry), window, judged, outcome=outcome)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request by its deadline, here or in the cloud.

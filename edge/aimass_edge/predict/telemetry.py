@@ -127,7 +127,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     service_ms: float
 
 
-def prediction(source: Source, window: Window, judged: Judged, outcome: Outcome) -> Prediction:
+def prediction(source: Source, window: Window, judged: Judged, *, outcome: Outcome) -> Prediction:
     """Put together what is published and sent to the cloud."""
     return Prediction(
         model=source.manifest.model,

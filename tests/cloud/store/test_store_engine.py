@@ -79,7 +79,7 @@ async def test_sqlite_is_set_up_for_durability_and_concurrency(store: Store) -> 
         }
     assert found == {
         "journal_mode": "wal",
-        "synchronous": 1,
+        "synchronous": 2,
         "foreign_keys": 1,
         "busy_timeout": 10_000,
     }

@@ -40,7 +40,7 @@ def test_it_closes_at_once_without_users(make_release: Make, make_pace: Make) ->
 
 
 def test_the_trial_measures_a_window(contract: Contract, make_pace: Make) -> None:
-    opened = open_checked(DATA / "monitor.onnx", BOARD, contract, make_pace(0.03))
+    opened = open_checked(DATA / "monitor.onnx", BOARD, contract, opener=make_pace(0.03))
     assert opened.window_ms >= 30
 
 
@@ -48,7 +48,7 @@ def test_the_trial_measures_a_window(contract: Contract, make_pace: Make) -> Non
 def test_what_fails_the_trial_is_closed(contract: Contract, make_pace: Make, file: str) -> None:
     pace = make_pace()
     with pytest.raises(ModelLoadFailedError):
-        open_checked(DATA / file, BOARD, contract, pace)
+        open_checked(DATA / file, BOARD, contract, opener=pace)
     assert pace.closed == [DATA / file]
 
 
@@ -58,7 +58,7 @@ def test_a_model_that_keeps_its_promise_but_does_not_run_is_refused(
     session = open_session(DATA / "fails.onnx", BOARD)
     promised = msgspec.structs.replace(contract, inputs=session.inputs, outputs=session.outputs)
     with pytest.raises(ModelLoadFailedError, match="does not run"):
-        open_checked(DATA / "fails.onnx", BOARD, promised, make_pace())
+        open_checked(DATA / "fails.onnx", BOARD, promised, opener=make_pace())
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,16 @@ def test_outputs_are_compared_as_they_come(
 ) -> None:
     promised = msgspec.structs.replace(contract, outputs=(output,))
     with pytest.raises(ModelLoadFailedError, match=told):
-        open_checked(DATA / "monitor.onnx", BOARD, promised, make_pace())
+        open_checked(DATA / "monitor.onnx", BOARD, promised, opener=make_pace())
 
 
 def test_a_model_may_give_more_than_is_promised(contract: Contract, make_pace: Make) -> None:
     promised = msgspec.structs.replace(contract, outputs=contract.outputs[:1])
-    open_checked(DATA / "monitor.onnx", BOARD, promised, make_pace())
+    open_checked(DATA / "monitor.onnx", BOARD, promised, opener=make_pace())
 
 
 def test_an_alarm_rule_about_another_output_is_refused(contract: Contract, make_pace: Make) -> None:
     rule = msgspec.structs.replace(contract.alarm, score="health")
     promised = msgspec.structs.replace(contract, alarm=rule)
     with pytest.raises(ModelLoadFailedError, match="no output health"):
-        open_checked(DATA / "monitor.onnx", BOARD, promised, make_pace())
+        open_checked(DATA / "monitor.onnx", BOARD, promised, opener=make_pace())
