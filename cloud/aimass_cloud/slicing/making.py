@@ -20,6 +20,7 @@ from aimass_cloud.recipes import PlantData
 from aimass_cloud.slicing import selftest
 from aimass_cloud.slicing.costs import Runner, measured, validation_error
 from aimass_cloud.slicing.export import filled, folded
+from aimass_cloud.slicing.preparing import beside
 from aimass_cloud.slicing.quantize import quantized
 from aimass_cloud.slicing.templates import Templates
 from aimass_shared.errors import SelfTestFailedError
@@ -68,9 +69,9 @@ def make_slices(
         model: what to slice.
         out_dir: where files go; it is made if need be.
         specs: which slices; their widths must have been trained.
-        reuse: a directory that earlier slices were made in, or `prepare` was told: exported graphs
-            are taken from it and added to it, `out_dir` without it. The first export of a width
-            takes seconds, slices of a later model of the same sizes take none.
+        reuse: a directory that earlier slices were made in, or that `prepare` was told: exported
+            graphs are taken from it, and added to it. The first export takes seconds, later models
+            of the same sizes need none.
         progress: told the fraction done and what is going on.
 
     Raises:
@@ -78,12 +79,34 @@ def make_slices(
         SelfTestFailedError: a file does not compute what the model computes.
         ModelLoadFailedError: ONNX Runtime refuses a graph.
     """
-    maker = _Maker(model, Templates(model, reuse or out_dir))
+    places = [out_dir] if reuse is None else [out_dir, reuse]
+    templates = Templates(model, *places)
+    _export(model, templates, out_dir, sorted({spec.width for spec in specs}), progress)
+    maker = _Maker(model, templates)
     artifacts = []
     for index, spec in enumerate(specs):
-        progress(index / len(specs), f"making {spec.name}")
+        progress((1 + index) / (1 + len(specs)), f"making {spec.name}")
         artifacts.append(maker.make(spec, out_dir / spec.name))
     return artifacts
+
+
+def _export(
+    model: TrainedModel,
+    templates: Templates,
+    out_dir: Path,
+    widths: Sequence[float],
+    progress: Progress,
+) -> None:
+    """Have all templates there: both kinds are exported at once, each on a core of its own."""
+    for width in widths:
+        network.gate_of(model, width)  # refuses a width that was not trained
+    if not templates.lacks("step", widths):
+        return
+    progress(0.0, "exporting graphs, once for all models of this size")
+    with beside(model, out_dir, "step") as wait:
+        for width in widths:
+            templates.forward(width)
+        wait()
 
 
 class _Maker:

@@ -9,10 +9,10 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import onnx
@@ -30,37 +30,56 @@ BATCH = 32
 FORMAT = 1
 
 Tensors = dict[str, Tensor]
-Export = Callable[[TrainedModel, float], onnx.ModelProto]
+Kind = Literal["forward", "step"]
 
 
 class Templates:
-    """The templates of one size of model, kept in a directory."""
+    """The templates of one size of model, kept in folders `templates` of some directories."""
 
-    def __init__(self, model: TrainedModel, directory: Path) -> None:
-        """Take any model of the size, and a directory in which a folder `templates` is kept."""
+    def __init__(self, model: TrainedModel, *directories: Path) -> None:
+        """Take any model of the size. A template that one directory has is kept in all of them."""
         self._model = model
-        self._directory = directory / "templates"
+        self._folders = [directory / "templates" for directory in directories]
         self._key = _key(model)
 
     def forward(self, width: float) -> onnx.ModelProto:
         """The graph from `values` and `mask` to the outputs, any number of windows at once."""
-        return self._kept("forward", width, _forward)
+        return self._kept("forward", width)
 
     def step(self, width: float) -> onnx.ModelProto:
         """The graph from a batch of 32 windows with targets to the loss and its gradients."""
-        return self._kept("step", width, _step)
+        return self._kept("step", width)
 
-    def _kept(self, kind: str, width: float, export: Export) -> onnx.ModelProto:
-        path = self._directory / f"{kind}-w{width:.2f}-{self._key}.onnx"
-        if path.is_file():
-            return onnx.load_model(path)
-        with _quietly():
-            graph = _bare(export(self._model, width))
-        self._directory.mkdir(parents=True, exist_ok=True)
+    def lacks(self, kind: Kind, widths: Sequence[float]) -> bool:
+        """Whether a template of that kind would have to be exported."""
+        return any(self._found(self._name(kind, width)) is None for width in widths)
+
+    def _kept(self, kind: Kind, width: float) -> onnx.ModelProto:
+        name = self._name(kind, width)
+        content = self._found(name)
+        if content is None:
+            export = {"forward": _forward, "step": _step}[kind]
+            with _quietly():
+                content = _bare(export(self._model, width)).SerializeToString()
+        for folder in self._folders:
+            _keep(folder / name, content)
+        return onnx.load_model_from_string(content)
+
+    def _name(self, kind: Kind, width: float) -> str:
+        return f"{kind}-w{width:.2f}-{self._key}.onnx"
+
+    def _found(self, name: str) -> bytes | None:
+        paths = (folder / name for folder in self._folders)
+        return next((path.read_bytes() for path in paths if path.is_file()), None)
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet; another process may do the same at the same time."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_suffix(f".{os.getpid()}.tmp")
-        onnx.save_model(graph, half)
+        half.write_bytes(content)
         half.replace(path)
-        return graph
 
 
 class _Forward(nn.Module):

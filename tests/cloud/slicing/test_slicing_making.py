@@ -1,11 +1,15 @@
 """Slices of a small model, made and run for real: right, standard, tested, and made only once."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,6 +24,7 @@ from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
 from aimass_cloud.models.windows import cut
 from aimass_cloud.slicing import contract_of, make_slices, prepare
 from aimass_cloud.slicing.export import filled
+from aimass_cloud.slicing.preparing import beside
 from aimass_cloud.slicing.quantize import KEPT_FLOAT, products
 from aimass_cloud.slicing.templates import OPSET
 from aimass_cloud.training import Plan, TrainSettings, train, with_weights
@@ -29,6 +34,7 @@ from aimass_shared.slices import SliceSpec
 
 SPECS = (SliceSpec(1.0, "fp32"), SliceSpec(1.0, "int8"), SliceSpec(0.5, "int8"))
 CONFIG = ForecasterConfig(hidden=8, steps=1, widths=(1.0, 0.5))
+CORES = len(os.sched_getaffinity(0))
 DATA = recipes.find("tep").load()
 Arrays = dict[str, NDArray[Any]]
 
@@ -39,9 +45,13 @@ def model() -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the exported graphs, made before there was a model."""
+def folder(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the exported graphs: one kind from here, one from a process beside."""
     directory = tmp_path_factory.mktemp("slices")
+    with beside(model, directory, "step") as wait:
+        prepare("tep", directory, CONFIG, kinds=["forward"])
+        wait()
+    assert CORES == 1 or len(_templates(directory)) == 4
     prepare("tep", directory, CONFIG)
     return directory
 
@@ -252,6 +262,7 @@ def test_a_descendant_is_sliced_without_an_export(
     made = make_slices(child, tmp_path, specs=SPECS, reuse=folder)
     assert time.process_time() - started < 10
     assert _templates(folder) == before
+    assert _templates(tmp_path).keys() == before.keys(), "a grandchild would have to export"
     assert made[0].cost.val_mse == pytest.approx(child.metrics["val_mse"], rel=1e-4)
     whole = Path(_path(made[0], "model")).read_bytes()
     assert whole != Path(_path(slices["w1.00-fp32"], "model")).read_bytes()
@@ -261,16 +272,43 @@ def test_a_file_that_computes_something_else_is_refused(
     model: TrainedModel, slices: dict[str, SliceArtifact], folder: Path, tmp_path: Path
 ) -> None:
     assert slices
-    (tmp_path / "templates").mkdir()
-    for path in (folder / "templates").glob("forward-w1.00-*"):
+    shutil.copytree(folder / "templates", tmp_path / "templates")
+    for path in (tmp_path / "templates").glob("forward-w1.00-*"):
         graph = onnx.load_model(path)
         for node in graph.graph.node:
             if node.op_type == "Tanh":
                 node.op_type = "Sigmoid"
-        onnx.save_model(graph, tmp_path / "templates" / path.name)
+        onnx.save_model(graph, path)
     with pytest.raises(SelfTestFailedError, match=r"width 1\.0 differs from the model"):
         make_slices(model, tmp_path, specs=SPECS[:1])
     assert not list(tmp_path.glob("w*"))
+
+
+def test_the_process_beside_ends_with_the_block(model: TrainedModel, tmp_path: Path) -> None:
+    with beside(model, tmp_path, "step"):
+        pass
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+    assert not any(str(tmp_path).encode() in command for command in commands)
+
+
+def test_the_process_beside_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aimass_cloud.slicing", "tep", str(tmp_path), "--until-closed"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(60) == 1
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+@pytest.mark.skipif(CORES == 1, reason="one core has no process beside")
+def test_a_failing_process_beside_is_only_a_warning(
+    model: TrainedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = replace(model, info=msgspec.structs.replace(model.info, recipe="cement"))
+    with beside(unknown, tmp_path, "step") as wait:
+        wait()
+    assert "ended with status 1" in caplog.text
 
 
 def test_a_width_that_was_not_trained_is_refused(
