@@ -36,6 +36,8 @@ _DROP_OLDEST = """
 delete from rows where time_ms in (select time_ms from rows order by time_ms limit ?)
 """
 
+_LAST_BEFORE = "select time_ms, data from rows where time_ms < ? order by time_ms desc limit ?"
+
 
 @final
 class History:
@@ -93,6 +95,14 @@ class History:
                 )
         packed = [(row.time_ms, _pack(row)) for row in rows]
         await self._in_thread(lambda: self._append(packed))
+
+    async def before(self, time_ms: int, count: int) -> list[Row]:
+        """The last `count` rows before a time, oldest first; there may be gaps between them.
+
+        Raises:
+            StorageFullError: the disk is failing.
+        """
+        return await self._in_thread(lambda: self._before(time_ms, count))
 
     async def segments(self, sensors: Sequence[str]) -> list[Segment]:
         """All rows in time order, as (values `[T, S]`, mask `[T, S]`) of the sensors asked for.
@@ -159,23 +169,40 @@ class History:
             raise StorageFullError(f"history cannot be written: {error}") from error
         self._count += added - excess
 
+    def _before(self, time_ms: int, count: int) -> list[Row]:
+        try:
+            found = self._db.execute(_LAST_BEFORE, (time_ms, count)).fetchall()
+        except sqlite3.OperationalError as error:
+            raise StorageFullError(f"history cannot be read: {error}") from error
+        values, mask = self._unpack([data for _, data in found])
+        times = [time for time, _ in found]
+        return [Row(*row) for row in zip(times, values, mask, strict=True)][::-1]
+
+    def _unpack(self, packed: Sequence[bytes]) -> Segment:
+        """Values and mask, both [T, S], of rows as `_pack` made them."""
+        width = len(self._places)
+        table = np.frombuffer(b"".join(packed), dtype=np.uint8).reshape(len(packed), _bytes(width))
+        values = table[:, : 4 * width].copy().view("<f4")
+        bits = np.unpackbits(table[:, 4 * width :], axis=1, count=width)
+        return values, bits.astype(np.float32)
+
     def _segments(self, places: NDArray[np.intp]) -> list[Segment]:
         rows = self._db.execute("select time_ms, data from rows order by time_ms").fetchall()
         if not rows:
             return []
         times = np.array([time_ms for time_ms, _ in rows], dtype=np.int64)
-        width = len(self._places)
-        packed = np.frombuffer(b"".join(data for _, data in rows), dtype=np.uint8)
-        packed = packed.reshape(len(rows), -1)
-        values = packed[:, : 4 * width].copy().view("<f4")[:, places]
-        bits = np.unpackbits(packed[:, 4 * width :], axis=1, count=width)
-        mask = bits[:, places].astype(np.float32)
+        values, mask = (table[:, places] for table in self._unpack([data for _, data in rows]))
         cuts = np.flatnonzero(np.diff(times) != self.step_ms) + 1
         ends = [0, *cuts.tolist(), len(rows)]
         return [(values[first:last], mask[first:last]) for first, last in pairwise(ends)]
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _bytes(width: int) -> int:
+    """Size of a packed row of so many sensors."""
+    return 4 * width + (width + 7) // 8
 
 
 def _pack(row: Row) -> bytes:

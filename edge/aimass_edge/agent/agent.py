@@ -12,17 +12,18 @@ import logging
 import signal
 import ssl
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 import msgspec
 
 from aimass_edge.agent import fleet
+from aimass_edge.agent.claim import claimed
 from aimass_edge.agent.desired import DesiredState
 from aimass_edge.agent.fleet import FleetLink
 from aimass_edge.agent.telemetry import Parts, Telemetry
@@ -39,7 +40,7 @@ from aimass_edge.federated import (
 )
 from aimass_edge.handoff import Handoff
 from aimass_edge.history import History
-from aimass_edge.ingest import Ingest, IngestCounters
+from aimass_edge.ingest import Ingest, IngestCounters, source_address
 from aimass_edge.outbox import Outbox
 from aimass_edge.predict import Predictor, Status
 from aimass_edge.update.fetch import Origin
@@ -52,7 +53,6 @@ from aimass_shared.messages import AgentStats, Reported
 log = logging.getLogger(__name__)
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
-DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 GOODBYE_S = 1.0
 
 
@@ -61,7 +61,7 @@ def run(settings: EdgeSettings) -> int:
 
     Raises:
         NotFoundError: the device is not enrolled.
-        PortInUseError, InvalidSettingError: see `Agent.run`.
+        ConflictError, PortInUseError, InvalidSettingError: see `Agent.run`.
     """
     identity = Identity.load(Path(settings.data_dir))
     asyncio.run(_until_signal(Agent(settings, identity)))
@@ -93,18 +93,30 @@ class Runner:
         """Make the installed slice the one that answers."""
         await self._predictor.activate(installed.manifest, installed.entry, installed.directory)
 
+    async def deactivate(self) -> None:
+        """Let nothing answer."""
+        await self._predictor.deactivate()
+
     @property
     def predictions(self) -> int:
-        """Windows predicted so far."""
-        return self._predictor.counts.predicted
+        """Windows predicted and requests answered so far: not every device has telemetry."""
+        return self._predictor.counts.predicted + self._predictor.counts.answered
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """What `GET /status` and `aimass-edge status` show; `reported` is as the cloud was told."""
+    """What `GET /status` and `aimass-edge status` show.
+
+    Attributes:
+        reported: as the cloud was told.
+        dropped: messages of both brokers that were over the limit of their connection, or came
+            faster than they could be read.
+    """
 
     device: str
     site: str
     cloud_connected: bool
+    plant_connected: bool
+    dropped: int
     reported: Reported
     stats: AgentStats
     serving: Status
@@ -119,6 +131,7 @@ class _Running:
     outbox: Outbox
     ingest: Ingest
     bus: Bus
+    plant: Bus
     link: FleetLink
     wishes: DesiredState
     telemetry: Telemetry
@@ -129,15 +142,21 @@ class _Running:
             device=identity.device,
             site=identity.site,
             cloud_connected=self.bus.connected,
+            plant_connected=self.plant.connected,
+            dropped=self._dropped,
             reported=self.wishes.reported,
             stats=self.stats(),
             serving=self.predictor.status(),
             telemetry=self.ingest.counters,
         )
 
+    @property
+    def _dropped(self) -> int:
+        return self.bus.dropped + self.plant.dropped
+
     def stats(self) -> AgentStats:
         """What the heartbeat carries."""
-        rejected = self.link.rejected_messages + self.ingest.counters.rejected
+        rejected = self.link.rejected_messages + self.ingest.counters.rejected + self._dropped
         return msgspec.structs.replace(
             self.predictor.stats(),
             rows=self.telemetry.rows,
@@ -163,13 +182,24 @@ class Agent:
         """Work until cancelled; the last thing it says is that it is gone.
 
         Raises:
+            ConflictError: another agent works in the data directory.
             PortInUseError: the local endpoint's port is taken.
             InvalidSettingError: the settings of the telemetry source do not fit together.
             StorageError: the data directory cannot be used.
         """
         if self._ca:
             self._verify = ssl.create_default_context(cafile=self._ca)
+        try:
+            await self._run()
+        except Exception as error:
+            cause = _single(error)
+            if cause is error:
+                raise
+            raise cause from error
+
+    async def _run(self) -> None:
         async with AsyncExitStack() as stack:
+            stack.enter_context(claimed(self._data / "lock"))
             parts = await self._compose(stack)
             async with anyio.create_task_group() as tasks:
                 device = self._identity.device
@@ -216,13 +246,14 @@ class Agent:
         bus.subscribe(topics.all_down(self._identity.device))
         bus.on_connect(lambda: link.report(wishes.reported))
         await enter(bus)
-        ingest = await self._ingest(stack)
+        plant, ingest = await self._ingest(stack)
         path = Parts(source=ingest, history=history, predictor=predictor, outbox=outbox)
         running = _Running(
             predictor=predictor,
             outbox=outbox,
             ingest=ingest,
             bus=bus,
+            plant=plant,
             link=link,
             wishes=wishes,
             telemetry=Telemetry(path, settings.source.sensors, wishes.failed),
@@ -268,7 +299,7 @@ class Agent:
         )
         return Bus(options, will=lambda: fleet.will(device))
 
-    async def _ingest(self, stack: AsyncExitStack) -> Ingest:
+    async def _ingest(self, stack: AsyncExitStack) -> tuple[Bus, Ingest]:
         """The plant's side; without a source there is no connection either."""
         source = self._settings.source
         ingest: Ingest
@@ -281,7 +312,13 @@ class Agent:
         ingest = Ingest(source, agent_node=node, bus=bus)
         if source.kind != "none":
             await stack.enter_async_context(bus)
-        return await stack.enter_async_context(ingest)
+        return bus, await stack.enter_async_context(ingest)
+
+
+def _single(error: BaseException) -> BaseException:
+    """The one error in the groups that task groups wrap around it; several stay a group."""
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return _single(inner[0]) if len(inner) == 1 else error
 
 
 def active_slice(installed: Installed | None) -> ActiveSlice | None:
@@ -298,17 +335,13 @@ def factory_options(source: SourceSettings, identity: Identity) -> BusOptions:
     Raises:
         InvalidSettingError: the URL is not `mqtt://` or `mqtts://`, or the password file is gone.
     """
-    url = urlsplit(source.url)
-    if url.scheme not in DEFAULT_PORTS or not url.hostname:
-        raise InvalidSettingError(
-            f"source.url must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {source.url!r}"
-        )
+    host, port, is_tls = source_address(source)
     return BusOptions(
-        host=url.hostname,
-        port=url.port or DEFAULT_PORTS[url.scheme],
+        host=host,
+        port=port,
         client_id=f"aimass-{identity.device}",
         version=source.version,
-        tls=identity.tls_files() if url.scheme == "mqtts" else None,
+        tls=identity.tls_files() if is_tls else None,
         username=source.username,
         password=_password(source.password_file),
         max_payload_bytes=source.max_payload_bytes,

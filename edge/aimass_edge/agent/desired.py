@@ -2,7 +2,8 @@
 
 The newest desired state wins; one is taken only if its `v` grew, and the highest `v` is kept over
 restarts, so that a broker cannot replay an old one. A release is on trial until it has predicted
-enough windows; if it fails on them, the device goes back to what ran before.
+enough windows; if it fails on them, the device goes back to what ran before. Nothing that a release
+or the disk does ends the loops here: what cannot be done is reported, and what runs keeps running.
 """
 
 import logging
@@ -17,7 +18,7 @@ import msgspec
 
 from aimass_edge.config import UpdateSettings
 from aimass_edge.update.slots import Installed
-from aimass_shared.errors import AimassError, LinkError
+from aimass_shared.errors import AimassError, LinkError, ModelLoadFailedError
 from aimass_shared.messages import Desired, Reported, ReportedState
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,13 @@ class Activates(Protocol):
         """Run another slice from now on; the old one answers until then."""
         ...
 
+    async def deactivate(self) -> None:
+        """Run nothing from now on."""
+        ...
+
     @property
     def predictions(self) -> int:
-        """Windows predicted so far."""
+        """Windows predicted and requests answered so far."""
         ...
 
 
@@ -88,8 +93,14 @@ class DesiredState:
         """Run what is installed already; a device without a coordinator works from here on."""
         self.reported = _read(self._kept)
         installed = await anyio.to_thread.run_sync(self._updates.current)
-        if installed is not None:
-            await self._activate(installed)
+        if installed is None:
+            return
+        try:
+            await self._run(installed)
+        except AimassError as error:
+            # It was proved on this device, so it may work again after what was changed here.
+            log.error("the installed release does not load, nothing runs: %s", error)  # noqa: TRY400  one line
+            await self._say("rejected", self.reported.v, error)
 
     def want(self, desired: Desired) -> None:
         """Note a desired state; an older one than what was taken is ignored."""
@@ -115,9 +126,7 @@ class DesiredState:
             if start is None:
                 continue
             if self._activates.predictions - start >= self._settings.trial_predictions:
-                self._trial_from = None
-                await self._updates.confirm()
-                log.info("release %s has proved itself", self._name())
+                await self._confirm()
 
     async def failed(self, error: AimassError) -> None:
         """Hear of a window that the active model failed on; enough of them end its trial."""
@@ -127,11 +136,30 @@ class DesiredState:
         )
         if self._trial_from is None or self._failures < MAX_FAILURES_ON_TRIAL:
             return
-        self._trial_from = None
-        previous = await self._updates.reject(f"failed on {self._failures} windows: {error}")
-        if previous is not None:
-            await self._activate(previous)
+        await self._go_back(f"failed on {self._failures} windows: {error}")
         await self._say("rejected", self.reported.v, error)
+
+    async def _confirm(self) -> None:
+        try:
+            await self._updates.confirm()
+        except AimassError as error:  # the disk; the trial goes on
+            log.warning("release %s cannot be kept yet: %s", self._name(), error)
+            return
+        self._trial_from = None
+        log.info("release %s has proved itself", self._name())
+
+    async def _go_back(self, why: str) -> None:
+        """Run what ran before, and never again what runs now."""
+        self._trial_from = None
+        try:
+            previous = await self._updates.reject(why)
+            if previous is not None:
+                await self._activate(previous)
+                return
+        except AimassError as error:
+            log.warning("there is nothing to go back to: %s", error)
+        self.installed = None
+        await self._activates.deactivate()
 
     async def _take(self, desired: Desired) -> None:
         await self._say("applying", desired.v)
@@ -146,10 +174,30 @@ class DesiredState:
 
     async def _apply(self, desired: Desired) -> None:
         installed = await self._updates.apply(desired)
-        if installed is not None and installed != self.installed:
-            await self._activate(installed)
-            self._trial_from = self._activates.predictions
+        running = self.installed.digest if self.installed else ""
+        if installed is not None and installed.digest != running:
+            await self._run(installed)
         await self._say("applied", desired.v)
+
+    async def _run(self, installed: Installed) -> None:
+        """Activate an install and watch it if it is on trial.
+
+        Raises:
+            ModelLoadFailedError: the runtime refuses it; one on trial is not tried again.
+        """
+        try:
+            await self._activate(installed)
+        except ModelLoadFailedError as error:
+            if installed.trial:
+                await self._refuse(error)
+            raise
+        self._trial_from = self._activates.predictions if installed.trial else None
+
+    async def _refuse(self, error: AimassError) -> None:
+        """Condemn an install that did not load; what ran before still does, or is loaded."""
+        previous = await self._updates.reject(f"does not load: {error.detail}")
+        if self.installed is None and previous is not None:
+            await self._activate(previous)
 
     async def _activate(self, installed: Installed) -> None:
         await self._activates.activate(installed)
@@ -175,7 +223,7 @@ class DesiredState:
             why=error.detail if error else "",
         )
         if state != "applying":
-            await anyio.to_thread.run_sync(_write, self._kept, self.reported)
+            await anyio.to_thread.run_sync(_keep, self._kept, self.reported)
         await self._report(self.reported)
 
 
@@ -187,8 +235,16 @@ def _read(path: Path) -> Reported:
         return Reported(v=0, ts=0, state="idle")
 
 
+def _keep(path: Path, reported: Reported) -> None:
+    """Write it down; a full disk costs no more than hearing an old wish again."""
+    try:
+        _write(path, reported)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", path, error)
+
+
 def _write(path: Path, reported: Reported) -> None:
-    """Replace the file whole; a lost one costs no more than hearing an old wish again."""
+    """Replace the file whole."""
     new = path.with_suffix(".new")
     with new.open("wb") as file:
         file.write(msgspec.json.encode(reported))

@@ -40,6 +40,10 @@ class RowStore(Protocol):
         """Keep rows."""
         ...
 
+    async def before(self, time_ms: int, count: int) -> list[Row]:
+        """The last rows before a time, oldest first."""
+        ...
+
 
 class Predicts(Protocol):
     """Who predicts."""
@@ -100,7 +104,7 @@ class Telemetry:
         async for row in self._source.rows():
             self.rows += 1
             await self._keep(row)
-            window = self._complete(row)
+            window = await self._complete(row)
             if window is not None:
                 await self._predict(window)
 
@@ -112,7 +116,7 @@ class Telemetry:
             self.unkept_rows += 1
             log.log(logging.WARNING if self.unkept_rows == 1 else logging.DEBUG, "%s", error)
 
-    def _complete(self, row: Row) -> Window | None:
+    async def _complete(self, row: Row) -> Window | None:
         """The window that the row completes under the active model's contract."""
         contract = self._predictor.contract
         if contract is None:
@@ -120,19 +124,35 @@ class Telemetry:
         if self._windows is None or contract is not self._contract:
             self._contract = contract
             self._names = tuple(sensor.name for sensor in contract.sensors)
-            self._windows = WindowBuffer(contract.window, contract.stride, step_ms=contract.step_ms)
+            self._windows = await self._buffer(contract, row.time_ms)
         return self._windows.add(row)
+
+    async def _buffer(self, contract: Contract, time_ms: int) -> WindowBuffer:
+        """A buffer with the rows that were recorded before a time.
+
+        So that an agent that was started again, or got another model, is not blind for as long as
+        a window is. Rows that do not lead up to the next one are left out by the buffer.
+        """
+        windows = WindowBuffer(contract.window, contract.stride, step_ms=contract.step_ms)
+        try:
+            recorded = await self._history.before(time_ms, contract.window - 1)
+        except AimassError as error:
+            log.warning("the first window waits for new rows: %s", error)
+            recorded = []
+        for row in recorded:
+            windows.add(row)
+        return windows
 
     async def _predict(self, window: Window) -> None:
         try:
             prediction = await self._predictor.predict(window, self._sensors)
+            if prediction is None:
+                return
+            self._outbox.put_nowait(STREAM, msgspec.json.encode(prediction))
         except AimassError as error:
             await self._on_failure(error)
             return
-        if prediction is None:
-            return
         self._note_alarm(prediction)
-        self._outbox.put_nowait(STREAM, msgspec.json.encode(prediction))
         await self._source.publish(prediction, self._names)
 
     def _note_alarm(self, prediction: Prediction) -> None:

@@ -1,16 +1,27 @@
-"""Look at everything that the agent needs before it runs; say what is wrong in one line each."""
+"""Look at everything that the agent needs before it runs; say what is wrong in one line each.
 
+It changes nothing: no attempt of a trial is spent, and an agent that runs is not disturbed.
+"""
+
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from aimass_edge.config import EdgeSettings
 from aimass_edge.enroll import Identity
+from aimass_edge.ingest import source_address
 from aimass_edge.inventory import take_inventory
-from aimass_shared.errors import AimassError, BrokerUnavailableError, CloudUnavailableError
+from aimass_edge.update.slots import Slots
+from aimass_shared.errors import (
+    AimassError,
+    BrokerUnavailableError,
+    CloudUnavailableError,
+    StateCorruptError,
+)
 
 TIMEOUT_S = 3.0
 Check = Callable[[EdgeSettings], Awaitable[str]]
@@ -31,7 +42,7 @@ async def _outcome(probe: Check, settings: EdgeSettings) -> str:
 
 async def _board(settings: EdgeSettings) -> str:
     inventory = take_inventory(settings.board)
-    return f"{inventory.board.name}, Python {inventory.python}, ONNX Runtime {inventory.runtime}"
+    return f"{inventory.board.name}, Python {inventory.python}, {inventory.runtime}"
 
 
 async def _identity(settings: EdgeSettings) -> str:
@@ -39,10 +50,25 @@ async def _identity(settings: EdgeSettings) -> str:
     return f"{identity.device} of site {identity.site}"
 
 
+async def _model(settings: EdgeSettings) -> str:
+    slots = Slots(Path(settings.data_dir) / "models")
+    state = await anyio.to_thread.run_sync(slots.load)
+    installed = await anyio.to_thread.run_sync(slots.settled)
+    if installed is not None:
+        return f"{installed.ref.slice} of {installed.ref.release}"
+    if state.active:
+        raise StateCorruptError(
+            f"the files in {slots.root} are damaged: the agent starts without a model and asks for"
+            " its release again"
+        )
+    return "one release is on trial" if state.trial else "none yet, a rollout brings one"
+
+
 async def _cloud(settings: EdgeSettings) -> str:
     identity = Identity.load(Path(settings.data_dir))
     url = f"{identity.cloud_url}/health/live"
-    verify = str(identity.tls_files().ca) if url.startswith("https") else True
+    is_tls = url.startswith("https")
+    verify = ssl.create_default_context(cafile=identity.tls_files().ca) if is_tls else True
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=verify) as client:
             (await client.get(url)).raise_for_status()
@@ -59,8 +85,8 @@ async def _fleet_broker(settings: EdgeSettings) -> str:
 async def _factory_broker(settings: EdgeSettings) -> str:
     if settings.source.kind == "none":
         return "no telemetry source is configured"
-    address = urlsplit(settings.source.url)
-    return await _listens(address.hostname or "", address.port or 1883)
+    address = source_address(settings.source)
+    return await _listens(address.host, address.port)
 
 
 async def _listens(host: str, port: int) -> str:
@@ -76,6 +102,7 @@ async def _listens(host: str, port: int) -> str:
 CHECKS: dict[str, Check] = {
     "board": _board,
     "identity": _identity,
+    "model": _model,
     "cloud": _cloud,
     "fleet broker": _fleet_broker,
     "factory broker": _factory_broker,

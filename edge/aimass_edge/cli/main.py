@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from aimass_edge.cli.arguments import parser
@@ -23,6 +23,8 @@ FAILED = 1
 INTERRUPTED = 130
 DEFAULT_CONFIG = Path("/etc/aimass-edge/config.toml")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+CHATTY = ("httpx", "uvicorn.error")
+"""Loggers that tell of every request, or of their own start: of use only in a search for a bug."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +56,7 @@ def settings_of(args: argparse.Namespace) -> EdgeSettings:
 
 
 def _dispatch(args: argparse.Namespace, settings: EdgeSettings) -> int:
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    _log_as(settings.log_level)
     if args.command == "run":
         return _run(settings)
     if args.command == "enroll":
@@ -65,6 +67,13 @@ def _dispatch(args: argparse.Namespace, settings: EdgeSettings) -> int:
         answer = asyncio.run(status(settings))
     sys.stdout.write(_text(answer, as_json=args.json))
     return 0 if answer.get("ok", True) else FAILED
+
+
+def _log_as(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format=LOG_FORMAT)
+    if level != "debug":
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def _enroll(args: argparse.Namespace, settings: EdgeSettings) -> dict[str, object]:
@@ -87,4 +96,13 @@ def _run(settings: EdgeSettings) -> int:
 def _text(answer: dict[str, object], *, as_json: bool) -> str:
     if as_json:
         return f"{json.dumps(answer, indent=2)}\n"
-    return "".join(f"{name}: {value}\n" for name, value in answer.items())
+    return "".join(f"{name}: {value}\n" for name, value in _flat(answer))
+
+
+def _flat(table: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every value with its dotted name; text as it is, all else as JSON."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

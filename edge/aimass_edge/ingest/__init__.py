@@ -5,5 +5,6 @@ No code path here leads from a prediction to a command of a node or a device (de
 
 from aimass_edge.ingest.counters import IngestCounters
 from aimass_edge.ingest.intake import Ingest
+from aimass_edge.ingest.source import source_address
 
-__all__ = ["Ingest", "IngestCounters"]
+__all__ = ["Ingest", "IngestCounters", "source_address"]

@@ -4,12 +4,24 @@ Also what all kinds read from the settings. Nothing here connects.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from aimass_edge.bus import Inbound
 from aimass_edge.config import SourceSettings
+from aimass_shared.errors import InvalidSettingError
 from aimass_shared.sparkplug.rules import Publication
 from aimass_shared.windows import GridOptions
+
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class Address(NamedTuple):
+    """Where the factory's broker listens."""
+
+    host: str
+    port: int
+    tls: bool
 
 
 class Source(Protocol):
@@ -43,6 +55,24 @@ class Source(Protocol):
     def requests(self, now_ms: int) -> list[Publication]:
         """What the source must be asked for now."""
         ...
+
+
+def source_address(settings: SourceSettings) -> Address:
+    """Read `source.url`.
+
+    Raises:
+        InvalidSettingError: it is not `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`.
+    """
+    try:
+        url = urlsplit(settings.url)
+        port = url.port or DEFAULT_PORTS.get(url.scheme)
+    except ValueError:  # the port is no number, or too large
+        url, port = urlsplit(""), None
+    if port is None or not url.hostname:
+        raise InvalidSettingError(
+            f"source.url must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {settings.url!r}"
+        )
+    return Address(url.hostname, port, url.scheme == "mqtts")
 
 
 def channels(settings: SourceSettings) -> dict[str, int]:

@@ -121,6 +121,11 @@ class Predictor:
             self._replace(active)
         log.info("%s runs, %.2f ms a window at best", active.key, opened.window_ms)
 
+    async def deactivate(self) -> None:
+        """Answer nothing from now on; what is being answered is answered."""
+        async with self._swap:
+            self._replace(None)
+
     def _replace(self, active: Active | None) -> None:
         before, self._active = self._active, active
         if before is None:
