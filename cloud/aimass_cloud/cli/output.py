@@ -24,6 +24,10 @@ def show(answer: Any, *, json: bool) -> None:  # noqa: ANN401  JSON of any shape
         console.print(as_json(answer), highlight=False, markup=False)
     elif isinstance(answer, list):
         console.print(_list_table(answer) if answer else "nothing there yet")
+    elif len(answer) == 1:
+        # Alone and whole, so that it can be copied or taken by a script: a join token is long.
+        (value,) = answer.values()
+        console.print(_plain(value), highlight=False, markup=False, soft_wrap=True)
     else:
         console.print(_one_table(dict(answer)))
 
@@ -31,8 +35,12 @@ def show(answer: Any, *, json: bool) -> None:  # noqa: ANN401  JSON of any shape
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = _plain(value)
     return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _list_table(rows: list[dict[str, Any]]) -> Table:
