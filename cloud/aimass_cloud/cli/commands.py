@@ -42,6 +42,9 @@ async def _round_train(admin: Admin, args: argparse.Namespace, watch: Watch) -> 
         "model": args.model,
         "rounds": args.rounds,
         "epochs": args.epochs,
+        "learning_rate": args.learning_rate,
+        "seed": args.seed,
+        "run": args.run,
         "deadline_s": args.deadline,
     }
     return await admin.wait(await admin.start("rounds", body), watch)
