@@ -25,11 +25,10 @@ def show(answer: Any, *, json: bool) -> None:  # noqa: ANN401  JSON of any shape
     elif isinstance(answer, list):
         console.print(_list_table(answer) if answer else "nothing there yet")
     elif len(answer) == 1:
-        # Alone and whole, so that it can be copied or taken by a script: a join token is long.
-        (value,) = answer.values()
+        (value,) = answer.values()  # alone, so that a script can take it
         console.print(_plain(value), highlight=False, markup=False, soft_wrap=True)
     else:
-        console.print(_one_table(dict(answer)))
+        console.print(_lines(dict(answer)), highlight=False, markup=False, soft_wrap=True)
 
 
 def _cell(value: object) -> str:
@@ -52,11 +51,13 @@ def _list_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _one_table(answer: dict[str, Any]) -> Table:
-    table = Table(show_header=False)
-    for name, value in answer.items():
-        table.add_row(name, _cell(value))
-    return table
+def _lines(answer: dict[str, Any]) -> str:
+    """One line a value, text whole: a key or a token is shown once and must be copied."""
+    width = max(map(len, answer), default=0)
+    cells = {
+        name: value if isinstance(value, str) else _cell(value) for name, value in answer.items()
+    }
+    return "\n".join(f"{name:<{width}}  {cell}" for name, cell in cells.items())
 
 
 class ProgressLine:
