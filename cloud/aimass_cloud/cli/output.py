@@ -45,7 +45,9 @@ def _plain(value: object) -> str:
 def _list_table(rows: list[dict[str, Any]]) -> Table:
     plain = [name for name, value in rows[0].items() if not isinstance(value, dict | list)]
     columns = plain[:MAX_COLUMNS]
-    table = Table(*columns)
+    table = Table()
+    for number, name in enumerate(columns):
+        table.add_column(name, no_wrap=number == 0, overflow="fold")  # ids are typed elsewhere
     for row in rows:
         table.add_row(*(_cell(row.get(name, "")) for name in columns))
     return table
