@@ -1,15 +1,21 @@
 """How answers look on a terminal: tables for lists, key and value for one thing, or JSON."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any, Self
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 MAX_CELL = 60
 MAX_COLUMNS = 8
+PIPE_WIDTH = 4096
+"""Columns of an output that is no terminal: nobody reads lines there that were folded."""
+
+Row = dict[str, Any]
 
 
 def as_json(answer: object) -> str:
@@ -19,47 +25,72 @@ def as_json(answer: object) -> str:
 
 def show(answer: Any, *, json: bool) -> None:  # noqa: ANN401  JSON of any shape
     """Print an answer for a person, or as JSON for a program."""
-    console = Console(soft_wrap=json)
     if json:
-        console.print(as_json(answer), highlight=False, markup=False)
+        sys.stdout.write(f"{as_json(answer)}\n")
     elif isinstance(answer, list):
-        console.print(_list_table(answer) if answer else "nothing there yet")
-    elif len(answer) == 1:
-        (value,) = answer.values()  # alone, so that a script can take it
-        console.print(_plain(value), highlight=False, markup=False, soft_wrap=True)
+        _print_table(answer)
+    elif answer:
+        _print_one(dict(answer))
     else:
-        console.print(_lines(dict(answer)), highlight=False, markup=False, soft_wrap=True)
+        sys.stdout.write("done\n")
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = _plain(value)
-    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"
+def _print_one(answer: Row) -> None:
+    """One line a value, text whole: a key or a token is shown once and must be copied.
+
+    A value that is alone stands without its name, so that a script can take it; lists of things
+    follow as tables.
+    """
+    lines = dict(_leaves(answer))
+    width = max(map(len, lines), default=0)
+    for name, value in lines.items():
+        sys.stdout.write(f"{value if len(answer) == 1 else f'{name:<{width}}  {value}'}\n")
+    for name, value in answer.items():
+        if _is_table(value):
+            sys.stdout.write(f"\n{name}\n")
+            _print_table(value)
 
 
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+def _leaves(answer: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Values by dotted name, without what is shown as a table."""
+    for name, value in answer.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif prefix or not _is_table(value):
+            yield f"{prefix}{name}", _text(value)
 
 
-def _list_table(rows: list[dict[str, Any]]) -> Table:
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _print_table(rows: list[Row]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console.print(_table(rows) if rows else "nothing there yet")
+
+
+def _table(rows: list[Row]) -> Table:
     plain = [name for name, value in rows[0].items() if not isinstance(value, dict | list)]
     columns = plain[:MAX_COLUMNS]
     table = Table()
     for number, name in enumerate(columns):
         table.add_column(name, no_wrap=number == 0, overflow="fold")  # ids are typed elsewhere
     for row in rows:
-        table.add_row(*(_cell(row.get(name, "")) for name in columns))
+        # As `Text`: in a plain string rich would take "[code]" for a style and swallow it.
+        table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
     return table
 
 
-def _lines(answer: dict[str, Any]) -> str:
-    """One line a value, text whole: a key or a token is shown once and must be copied."""
-    width = max(map(len, answer), default=0)
-    cells = {
-        name: value if isinstance(value, str) else _cell(value) for name, value in answer.items()
-    }
-    return "\n".join(f"{name:<{width}}  {cell}" for name, cell in cells.items())
+def _cell(value: object) -> str:
+    """Text of a cell: JSON is cut, text is whole."""
+    text = _text(value)
+    return text if isinstance(value, str) or len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 class ProgressLine:
@@ -72,7 +103,8 @@ class ProgressLine:
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             console=Console(file=sys.stderr),
-            disable=quiet,
+            # Where nobody watches, standard error is for errors: one line each.
+            disable=quiet or not sys.stderr.isatty(),
             transient=True,
         )
         self._task = self._progress.add_task(title, total=1.0)
