@@ -73,7 +73,7 @@ class Deployed(nn.Module):
         score, contribution = self.monitor(self.base, window, mask)
         return forecast, score, contribution
 
-    def loss(self, values: Tensor, mask: Tensor, weight: Tensor, weights: Tensors) -> Tensor:
+    def loss(self, values: Tensor, mask: Tensor, *, weight: Tensor, weights: Tensors) -> Tensor:
         """Weighted mean squared error of the forecast, standardised and with the gate open.
 
         Args:

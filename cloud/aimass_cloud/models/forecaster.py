@@ -29,7 +29,7 @@ DROPOUT = 0.2
 class Head(nn.Module):
     """Two linear read-outs of the hidden state, and one of the pattern of changes."""
 
-    def __init__(self, sensors: int, window: int, horizon: int, hidden: int) -> None:
+    def __init__(self, sensors: int, *, window: int, horizon: int, hidden: int) -> None:
         """Start at no correction, and holding a little."""
         super().__init__()
         self.hidden = hidden
@@ -65,7 +65,7 @@ class Forecaster(nn.Module):
         self.encoder = TypedEncoder(kind_counts(sensors), features, config.hidden)
         self.messages = RelationalMessages(config.hidden)
         self.cell = GatedCell(config.hidden)
-        self.head = Head(len(sensors), window, horizon, config.hidden)
+        self.head = Head(len(sensors), window=window, horizon=horizon, hidden=config.hidden)
 
     def forward(
         self, window: Tensor, mask: Tensor, base: Tensor, edges: tuple[Tensor, Tensor]

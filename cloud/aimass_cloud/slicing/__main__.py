@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = msgspec.json.decode(arguments.config, type=ForecasterConfig)
     kinds = (arguments.kind,) if arguments.kind else BOTH
-    prepare(arguments.recipe, arguments.directory, config, kinds)
+    prepare(arguments.recipe, arguments.directory, config, kinds=kinds)
 
 
 if __name__ == "__main__":

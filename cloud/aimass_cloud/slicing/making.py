@@ -81,7 +81,8 @@ def make_slices(
     """
     places = [out_dir] if reuse is None else [out_dir, reuse]
     templates = Templates(model, *places)
-    _export(model, templates, out_dir, sorted({spec.width for spec in specs}), progress)
+    widths = sorted({spec.width for spec in specs})
+    _export(model, templates, out_dir, widths=widths, progress=progress)
     maker = _Maker(model, templates)
     artifacts = []
     for index, spec in enumerate(specs):
@@ -94,6 +95,7 @@ def _export(
     model: TrainedModel,
     templates: Templates,
     out_dir: Path,
+    *,
     widths: Sequence[float],
     progress: Progress,
 ) -> None:

@@ -32,6 +32,7 @@ def prepare(
     recipe: str,
     directory: Path,
     config: ForecasterConfig | None = None,
+    *,
     kinds: Sequence[Kind] = BOTH,
 ) -> None:
     """Export what is not there yet, of every width: about 20 s of one core, once.

@@ -19,6 +19,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from aimass_cloud.slicing.export import plain
 
 KEPT_FLOAT = ("base.", "monitor.", "graph.")
+MATRIX = 2
 PRODUCTS = ("MatMul", "Gemm")
 OPTIONS = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 
@@ -57,8 +58,12 @@ def quantized(graph: onnx.ModelProto, windows: NDArray[np.float32]) -> onnx.Mode
 
 
 def products(graph: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that multiply an activation by weights of the forecaster."""
-    stored = {tensor.name for tensor in graph.graph.initializer}
+    """Names of the nodes that multiply an activation by a matrix of the forecaster.
+
+    Matrices only: ONNX Runtime 1.23, the last for Python 3.10, loads a product with a stack of
+    int8 matrices and then fails to run it.
+    """
+    stored = {tensor.name for tensor in graph.graph.initializer if len(tensor.dims) == MATRIX}
     return [
         node.name
         for node in graph.graph.node

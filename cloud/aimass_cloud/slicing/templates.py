@@ -108,7 +108,7 @@ class _Loss(nn.Module):
         self.whole = whole
 
     def forward(self, values: Tensor, mask: Tensor, weight: Tensor, weights: Tensors) -> Tensor:
-        return self.whole.loss(values, mask, weight, weights)
+        return self.whole.loss(values, mask, weight=weight, weights=weights)
 
 
 def constants_of(whole: Deployed) -> Tensors:

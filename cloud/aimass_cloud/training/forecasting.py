@@ -53,7 +53,7 @@ def baselines(deployed: Deployed, data: PlantData, contract: Contract) -> dict[s
 
 
 @torch.no_grad()
-def gate(linear: Tensor, added: Tensor, target: Tensor, kinds: list[int]) -> Tensor:
+def gate(linear: Tensor, added: Tensor, target: Tensor, *, kinds: list[int]) -> Tensor:
     """How much of a correction to trust `[horizon, S]`, 0 to 1: the share that fits best.
 
     One number for each kind of sensor and step ahead, by least squares on held-back windows: there

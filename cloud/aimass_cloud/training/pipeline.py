@@ -84,7 +84,7 @@ def train(
         )
         info = ModelInfo("", recipe, "", seed, chosen.config, contract, {}, _now_ms())
         draft = TrainedModel(info, {}, _arrays(linear))
-        best = _forecaster(draft, data, chosen.plan, progress)
+        best = _forecaster(draft, data, chosen.plan, progress=progress)
         training = {
             "rows": rows,
             "base": "own rows" if base is None else "own rows and sites",
@@ -109,7 +109,7 @@ def evaluate_forecast(model: TrainedModel, weights: Weights, width: float = 1.0)
     data = recipes.find(model.info.recipe).load()
     other = TrainedModel(model.info, {**weights}, model.constants)
     with _repeatable(model.info.seed):
-        return _error(other, network.deployed(other), data, width)
+        return _error(other, network.deployed(other), data, width=width)
 
 
 def with_weights(model: TrainedModel, weights: Weights) -> TrainedModel:
@@ -160,7 +160,7 @@ def _constants(var: Var) -> Tensors:
     return {name: torch.tensor(array, dtype=torch.float32) for name, array in named.items()}
 
 
-def _forecaster(draft: TrainedModel, data: PlantData, plan: Plan, progress: Progress) -> Trained:
+def _forecaster(draft: TrainedModel, data: PlantData, plan: Plan, *, progress: Progress) -> Trained:
     config, contract = draft.info.config, draft.info.contract
     base = VarBase(network.tensors(draft.constants))
     train, held_back = (_batch(base, rows, contract) for rows in (data.train, data.calibration))
@@ -204,13 +204,14 @@ def _gates(draft: TrainedModel, data: PlantData) -> NDArray[np.float32]:
         with torch.no_grad():
             weights = network.weights_of(draft, width)
             linear, added = whole.correction(weights, batch.window, mask)
-        gates.append(forecasting.gate(linear, added, batch.target, counts))
+        gates.append(forecasting.gate(linear, added, batch.target, kinds=counts))
     return torch.stack(gates).numpy()
 
 
 def _metrics(draft: TrainedModel, whole: Deployed, data: PlantData) -> dict[str, Any]:
     by_width = {
-        f"{width:.2f}": _error(draft, whole, data, width) for width in draft.info.config.widths
+        f"{width:.2f}": _error(draft, whole, data, width=width)
+        for width in draft.info.config.widths
     }
     return {
         "val_mse": by_width["1.00"],
@@ -221,7 +222,7 @@ def _metrics(draft: TrainedModel, whole: Deployed, data: PlantData) -> dict[str,
     }
 
 
-def _error(model: TrainedModel, whole: Deployed, data: PlantData, width: float) -> float:
+def _error(model: TrainedModel, whole: Deployed, data: PlantData, *, width: float) -> float:
     gate = network.gate_of(model, width)
     weights = network.weights_of(model, width)
     return forecasting.error(whole, weights, gate, data=data, contract=model.info.contract)

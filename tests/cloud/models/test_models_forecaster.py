@@ -109,7 +109,9 @@ def test_a_missing_target_does_not_count_in_the_loss() -> None:
     mask[0, 13, 1] = 0.0
     wild = values.masked_fill(mask == 0, 1e6)
     whole, weights = deployed(model), weights_of(model, 1.0)
-    first, second = (whole.loss(rows, mask, torch.ones(2), weights) for rows in (values, wild))
+    first, second = (
+        whole.loss(rows, mask, weight=torch.ones(2), weights=weights) for rows in (values, wild)
+    )
     assert first == second
 
 
@@ -117,8 +119,8 @@ def test_padding_does_not_count_in_the_loss() -> None:
     model = _model()
     values, mask = torch.randn(2, 15, 5), torch.ones(2, 15, 5)
     whole, weights = deployed(model), weights_of(model, 1.0)
-    padded = whole.loss(values, mask, torch.tensor([1.0, 0.0]), weights)
-    alone = whole.loss(values[:1], mask[:1], torch.ones(1), weights)
+    padded = whole.loss(values, mask, weight=torch.tensor([1.0, 0.0]), weights=weights)
+    alone = whole.loss(values[:1], mask[:1], weight=torch.ones(1), weights=weights)
     assert padded == pytest.approx(alone.item())
 
 

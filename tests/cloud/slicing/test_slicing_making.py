@@ -166,9 +166,11 @@ def test_only_products_of_the_forecaster_are_quantised(slices: dict[str, SliceAr
     graph = onnx.load_model(_path(slices["w1.00-fp32"], "model"))
     chosen = set(products(graph))
     inputs = {name for node in graph.graph.node if node.name in chosen for name in node.input}
-    # One for each of 3 kinds, 2 relations, 2 sides of the cell and 3 read-outs.
-    assert len(chosen) == 10
-    assert {"encoder.maps.0", "head.hold_changes"} <= inputs
+    # One for each of 3 kinds, 2 relations, 2 sides of the cell and 2 read-outs.
+    assert len(chosen) == 9
+    assert "encoder.maps.0" in inputs
+    # ONNX Runtime 1.23 refuses to run products with int8 weights of more than two axes.
+    assert "head.hold_changes" not in inputs
     assert not any(name.startswith(KEPT_FLOAT) for name in inputs)
 
 
@@ -238,7 +240,7 @@ def test_the_gradient_step_is_that_of_torch(
         key: tensor.requires_grad_() for key, tensor in network.weights_of(model, width).items()
     }
     loss = network.deployed(model).loss(
-        torch.tensor(values), torch.tensor(mask), torch.tensor(weight), weights
+        torch.tensor(values), torch.tensor(mask), weight=torch.tensor(weight), weights=weights
     )
     torch.autograd.backward(loss)
     feeds = {"values": values, "mask": mask, "weight": weight}

@@ -6,6 +6,7 @@ Engineering 17 (1993) 245-255, tables 3 to 5.
 """
 
 import gzip
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from types import MappingProxyType
@@ -80,9 +81,9 @@ def sensors() -> tuple[Sensor, ...]:
     analyses = [(f"{where}, {part}", "mol%") for where, parts in _SAMPLED for part in parts]
     valves = [(label, "%") for label in _ACTUATORS]
     return (
-        *_numbered("XMEAS", 1, _CONTINUOUS, "continuous"),
-        *_numbered("XMEAS", len(_CONTINUOUS) + 1, analyses, "sampled"),
-        *_numbered("XMV", 1, valves, "actuator"),
+        *_numbered("XMEAS", 1, _CONTINUOUS, kind="continuous"),
+        *_numbered("XMEAS", len(_CONTINUOUS) + 1, analyses, kind="sampled"),
+        *_numbered("XMV", 1, valves, kind="actuator"),
     )
 
 
@@ -111,10 +112,7 @@ RECIPE: Final = Recipe(
 
 
 def _numbered(
-    prefix: str,
-    first: int,
-    labelled: "list[tuple[str, str]] | tuple[tuple[str, str], ...]",
-    kind: SensorKind,
+    prefix: str, first: int, labelled: Sequence[tuple[str, str]], *, kind: SensorKind
 ) -> list[Sensor]:
     return [
         Sensor(name=f"{prefix}_{number:02d}", unit=unit, kind=kind, label=label)
