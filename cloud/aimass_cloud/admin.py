@@ -5,20 +5,29 @@ client can do. Errors of the API come back as `ApiError` with the same code.
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import httpx
 
-from aimass_shared.errors import AimassError, CloudUnavailableError
+from aimass_shared.errors import (
+    AimassError,
+    CloudUnavailableError,
+    InvalidSettingError,
+    NotFoundError,
+    UnauthenticatedError,
+)
 
 Json = dict[str, Any]
 Watch = Callable[[float, str], None]
 TIMEOUT_S = 30.0
 POLL_S = 0.2
 PAGE = 1000
+MAX_PORT = 65535
 
 
 class ApiError(AimassError):
@@ -40,11 +49,19 @@ class Admin:
     async def connect(
         cls, url: str, key: str, *, ca_file: str | None = None
     ) -> AsyncIterator["Admin"]:
-        """Open a connection pool. `ca_file` is the coordinator's CA where the URL is https."""
-        headers = {"Authorization": f"Bearer {key}"}
-        verify: Any = ca_file or True
+        """Open a connection pool. `ca_file` is the coordinator's CA where the URL is https.
+
+        Raises:
+            InvalidSettingError: the URL is none, or the CA cannot be read.
+            UnauthenticatedError: the key is none: it has characters that no key has.
+        """
+        if not (key.isascii() and key.isprintable()):
+            raise UnauthenticatedError("the API key has characters that no key has")
         async with httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=TIMEOUT_S, verify=verify
+            base_url=_base_url(url),
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=TIMEOUT_S,
+            verify=_trust(ca_file) if ca_file else True,
         ) as client:
             yield cls(client)
 
@@ -53,18 +70,25 @@ class Admin:
 
         Raises:
             ApiError: the coordinator answered an error.
-            CloudUnavailableError: it did not answer.
+            CloudUnavailableError: it did not answer, or what did is no coordinator.
         """
+        where = self._client.base_url
         try:
             response = await self._client.request(method, path, json=body)
         except httpx.HTTPError as error:
-            where = self._client.base_url
             raise CloudUnavailableError(
-                f"no answer from {where} ({type(error).__name__}): is `aimass serve` running?"
+                f"no answer from {where} ({_reason(error)}): is `aimass serve` running?"
             ) from error
-        if response.is_error:
-            raise _api_error(response)
-        return response.json() if response.content else {}
+        try:
+            answer = response.json() if response.content else {}
+            if response.is_success:
+                return answer
+            raise _api_error(response.status_code, answer)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CloudUnavailableError(
+                f"{where} answered {response.status_code}, and not as a coordinator does:"
+                " is the URL right?"
+            ) from error
 
     async def ready(self) -> bool:
         """Whether the coordinator answers and all its parts run."""
@@ -85,14 +109,15 @@ class Admin:
 
     async def device(self, device: str) -> Json:
         """One device."""
-        return dict(await self.call("GET", f"/api/v1/devices/{device}"))
+        return dict(await self.call("GET", f"/api/v1/devices/{segment(device)}"))
 
     async def predictions(self, device: str) -> list[Json]:
         """Every stored prediction of a device, oldest first."""
         items: list[Json] = []
         after = ""
         while True:
-            path = f"/api/v1/devices/{device}/predictions?limit={PAGE}&after={after}"
+            query = urlencode({"limit": PAGE, "after": after})
+            path = f"/api/v1/devices/{segment(device)}/predictions?{query}"
             page = await self.call("GET", path)
             items += page["items"]
             after = page["next"] or ""
@@ -110,7 +135,7 @@ class Admin:
             ApiError: the job failed; with its code.
         """
         while True:
-            state = await self.call("GET", f"/api/v1/jobs/{job}")
+            state = await self.call("GET", f"/api/v1/jobs/{segment(job)}")
             watch(state["progress"], state["message"])
             if state["state"] == "succeeded":
                 return dict(state["result"])
@@ -132,20 +157,51 @@ class Admin:
         """Follow a rollout until it has ended or `seconds` have passed; its last state."""
         state: Json = {}
         for _ in range(max(1, round(seconds / POLL_S))):
-            state = dict(await self.call("GET", f"/api/v1/rollouts/{rollout}"))
+            state = dict(await self.call("GET", f"/api/v1/rollouts/{segment(rollout)}"))
             if state["state"] != "running":
                 break
             await asyncio.sleep(POLL_S)
         return state
 
 
-def _api_error(response: httpx.Response) -> ApiError:
-    """The error of an answer: problem details, or what else there is of it."""
+def segment(name: str) -> str:
+    """A name as one segment of a path, whatever stands in it.
+
+    Raises:
+        NotFoundError: the name is empty; the path would be that of the list.
+    """
+    if not name:
+        raise NotFoundError("an empty name names nothing")
+    quoted = quote(name, safe="")
+    return quoted if name.strip(".") else quoted.replace(".", "%2E")  # "." and ".." are resolved
+
+
+def _base_url(text: str) -> httpx.URL:
     try:
-        problem = response.json()
-    except ValueError:
-        problem = {}
-    if not isinstance(problem, dict):
-        problem = {}
-    detail = problem.get("detail") or problem.get("error") or response.reason_phrase
-    return ApiError(str(detail), code=str(problem.get("code", "http")), status=response.status_code)
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise InvalidSettingError(f"{text!r} is no URL: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host or not 0 <= (url.port or 0) <= MAX_PORT:
+        raise InvalidSettingError(f"{text!r} is no URL such as http://127.0.0.1:8080")
+    return url
+
+
+def _trust(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # an SSLError is one, too
+        raise InvalidSettingError(f"{ca_file} is no CA certificate: {error.strerror}") from error
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _api_error(status: int, problem: Json) -> ApiError:
+    """The error of an answer: problem details, or what inference answers.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is neither.
+    """
+    detail = problem.get("detail") or problem["error"]
+    return ApiError(str(detail), code=str(problem["code"]), status=status)

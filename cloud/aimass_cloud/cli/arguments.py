@@ -27,11 +27,14 @@ RELEASE = """\
 examples:
   aimass release create MODEL          sign the slices of a model
   aimass release list --json
+  aimass release show RELEASE          its slices and what they cost
 """
 
 ROLLOUT = """\
 examples:
   aimass rollout start RELEASE         to every device of its channel
+  aimass rollout start RELEASE --device north-1a2b3c --wait 300
+  aimass rollout list
   aimass rollout show ROLLOUT
 """
 
@@ -40,20 +43,30 @@ examples:
   aimass device token --site north     valid once, for 15 minutes
   aimass device list
   aimass device show north-1a2b3c --json
+  aimass device revoke north-1a2b3c    it is stolen, or retired
 """
 
 ROUND = """\
 examples:
   aimass round statistics                      exact: one answer, no training
   aimass round train --model MODEL --rounds 3  FedAvg, each device at its own width
-  aimass round list
+  aimass round list --run RUN
+"""
+
+MODEL = """\
+examples:
+  aimass model list
+  aimass model show MODEL --json
 """
 
 KEY = """\
 examples:
   aimass key create dashboard --scope fleet:read --scope round:read
+  aimass key list
   aimass key revoke ID
 """
+
+VERBS = (RELEASE, ROLLOUT, DEVICE, ROUND, MODEL, KEY)
 
 
 class _Commands(Protocol):
@@ -85,9 +98,23 @@ def _connection() -> argparse.ArgumentParser:
 
 
 def _verb(commands: _Commands, name: str, about: str, *, verb: str = "") -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=about, description=about, parents=[_connection()])
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about,
+        parents=[_connection()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.epilog = _examples_of(parser.prog)
     parser.set_defaults(call=verb or name)
     return parser
+
+
+def _examples_of(command: str) -> str:
+    lines = [line for text in VERBS for line in text.splitlines()]
+    return "\n".join(
+        ["examples:", *(one for one in lines if f"{one} ".startswith(f"  {command} "))]
+    )
 
 
 def _group(commands: _Commands, name: str, about: str, *, examples: str) -> _Commands:
@@ -132,6 +159,7 @@ def _add_training(commands: _Commands) -> None:
     train = commands.add_parser(
         "train",
         help="Train a recipe's model in the cloud.",
+        description="Train a recipe's model in the cloud.",
         parents=[_connection()],
         epilog=TRAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -143,6 +171,7 @@ def _add_training(commands: _Commands) -> None:
     cut = commands.add_parser(
         "slice",
         help="Export, quantize and check the slices of a model.",
+        description="Export, quantize and check the slices of a model.",
         parents=[_connection()],
         epilog=SLICE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -203,7 +232,7 @@ def _add_round(commands: _Commands) -> None:
 
 
 def _add_model(commands: _Commands) -> None:
-    verbs = _group(commands, "model", "Trained models.", examples="examples:\n  aimass model list")
+    verbs = _group(commands, "model", "Trained models.", examples=MODEL)
     _verb(verbs, "list", "All models.", verb="model-list")
     show = _verb(verbs, "show", "One model with its metrics.", verb="model-show")
     show.add_argument("model")

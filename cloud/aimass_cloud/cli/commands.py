@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlencode
 
-from aimass_cloud.admin import Admin, Watch
+from aimass_cloud.admin import Admin, Watch, segment
 
 Command = Callable[[Admin, argparse.Namespace, Watch], Awaitable[Any]]
 
@@ -54,43 +55,39 @@ async def _key_create(admin: Admin, args: argparse.Namespace, _watch: Watch) -> 
     return await admin.call("POST", "/api/v1/keys", {"name": args.name, "scopes": args.scope})
 
 
-def _get(path: str) -> Command:
-    """A command that only reads; `{name}` in the path is an argument."""
-
-    async def get(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
-        return await admin.call("GET", path.format(**vars(args)))
-
-    return get
+async def _rounds(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
+    return await admin.call("GET", f"/api/v1/rounds?{urlencode({'run': args.run})}")
 
 
-def _delete(path: str) -> Command:
-    """A command that revokes."""
+def _call(method: str, path: str, argument: str = "") -> Command:
+    """A command that is one call; `argument` names the thing that it is about."""
 
-    async def delete(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
-        return await admin.call("DELETE", path.format(**vars(args)))
+    async def call(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
+        thing = f"/{segment(getattr(args, argument))}" if argument else ""
+        return await admin.call(method, f"/api/v1/{path}{thing}")
 
-    return delete
+    return call
 
 
 COMMANDS: dict[str, Command] = {
     "train": _train,
     "slice": _slice,
     "release": _release,
-    "release-list": _get("/api/v1/releases"),
-    "release-show": _get("/api/v1/releases/{release}"),
+    "release-list": _call("GET", "releases"),
+    "release-show": _call("GET", "releases", "release"),
     "rollout": _rollout,
-    "rollout-list": _get("/api/v1/rollouts"),
-    "rollout-show": _get("/api/v1/rollouts/{rollout}"),
+    "rollout-list": _call("GET", "rollouts"),
+    "rollout-show": _call("GET", "rollouts", "rollout"),
     "token": _token,
-    "device-list": _get("/api/v1/devices"),
-    "device-show": _get("/api/v1/devices/{device}"),
-    "device-revoke": _delete("/api/v1/devices/{device}"),
+    "device-list": _call("GET", "devices"),
+    "device-show": _call("GET", "devices", "device"),
+    "device-revoke": _call("DELETE", "devices", "device"),
     "round-statistics": _statistics,
     "round-train": _round_train,
-    "round-list": _get("/api/v1/rounds?run={run}"),
-    "model-list": _get("/api/v1/models"),
-    "model-show": _get("/api/v1/models/{model}"),
+    "round-list": _rounds,
+    "model-list": _call("GET", "models"),
+    "model-show": _call("GET", "models", "model"),
     "key-create": _key_create,
-    "key-list": _get("/api/v1/keys"),
-    "key-revoke": _delete("/api/v1/keys/{id}"),
+    "key-list": _call("GET", "keys"),
+    "key-revoke": _call("DELETE", "keys", "id"),
 }
