@@ -4,19 +4,22 @@ Read with `aimass_shared.settings.load(CloudSettings, prefix="AIMASS_")`: defaul
 file, then the environment (`AIMASS_HTTP__PORT=8081`), then command-line options.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the API listens. TLS is on for every address that is not loopback ("auto")."""
 
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Port = 8080
     tls: Literal["auto", "on", "off"] = "auto"
-    max_body_bytes: int = 8 << 20
-    max_blob_bytes: int = 512 << 20
+    max_body_bytes: Positive = 8 << 20
+    max_blob_bytes: Positive = 512 << 20
 
 
 class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,28 +33,28 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     url: str = ""
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     broker: Literal["auto", "mosquitto", "embedded"] = "auto"
 
 
 class TrustSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long identities and signatures live."""
 
-    device_certificate_days: int = 30
-    join_token_minutes: int = 15
-    root_days: int = 365
-    targets_days: int = 90
-    snapshot_days: int = 7
-    timestamp_hours: int = 24
+    device_certificate_days: Positive = 30
+    join_token_minutes: Positive = 15
+    root_days: Positive = 365
+    targets_days: Positive = 90
+    snapshot_days: Positive = 7
+    timestamp_hours: Positive = 24
 
 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model as a service: the queue and the batches of the full model."""
 
-    max_batch: int = 64
-    queue_limit: int = 256
-    default_deadline_ms: int = 1000
-    threads: int = 1
+    max_batch: Positive = 64
+    queue_limit: Positive = 256
+    default_deadline_ms: Positive = 1000
+    threads: Positive = 1
 
 
 class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

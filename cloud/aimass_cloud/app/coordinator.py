@@ -6,19 +6,18 @@ callers, devices --> /v2 --> pool (the full model of the newest release)
 """
 
 import asyncio
-import fcntl
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aimass_cloud.access import Attempts, DeviceTokens, Keys
+from aimass_cloud.app.opening import broker_address, claimed, opened_store
 from aimass_cloud.app.workshop import Workshop
 from aimass_cloud.bridge import Bridge
 from aimass_cloud.broker import FleetBroker, TlsFiles
-from aimass_cloud.config import CloudSettings, MqttSettings
+from aimass_cloud.config import CloudSettings
 from aimass_cloud.federation.rounds import Rounds
 from aimass_cloud.federation.signals import FleetTransport
 from aimass_cloud.fleet import (
@@ -36,7 +35,7 @@ from aimass_cloud.rollout import Rollouts
 from aimass_cloud.serving import ModelPool
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ReleaseRow
-from aimass_shared.errors import AimassError, ConflictError, InvalidSettingError
+from aimass_shared.errors import AimassError
 from aimass_shared.manifest import decode
 from aimass_shared.messages import BrokerAddress, Reported
 from aimass_shared.slices import SliceSpec
@@ -45,7 +44,7 @@ log = logging.getLogger(__name__)
 
 FULL = SliceSpec(width=1.0, precision="fp32")
 RESIGN_S = 600.0
-DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+RESEND_S = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,27 +112,22 @@ async def running(settings: CloudSettings) -> AsyncIterator[Coordinator]:
 
     Raises:
         ConflictError: another coordinator uses the data directory.
+        InvalidSettingError: a directory, address or URL of the settings cannot be used.
+        StorageError: the database cannot be opened.
         PortInUseError: the broker's port is taken.
         BrokerUnavailableError: our own broker does not start.
         StateCorruptError: a file of the data directory is damaged.
     """
-    data = _data_dir(settings)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_Claim(data / "lock"))
+        data = stack.enter_context(claimed(Path(settings.data_dir)))
         coordinator = await _compose(settings, data, stack)
         await coordinator.serve_newest()
         coordinator.registry.on_release(coordinator.serve_release)
         yield coordinator
 
 
-def _data_dir(settings: CloudSettings) -> Path:
-    data = Path(settings.data_dir).absolute()
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return data
-
-
 async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -> Coordinator:
-    store = await _store(settings, data, stack)
+    store = await stack.enter_async_context(opened_store(settings.database_url, data))
     authority, blobs, tuf = open_authority(data / "ca"), Blobs(data / "blobs"), _tuf(settings, data)
     await asyncio.to_thread(tuf.open)
     address, note = await _broker(settings, authority, data, stack=stack)
@@ -157,8 +151,13 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
     bridge.on_reported(rollouts.on_reported)
     bridge.on_round_reply(transport.on_round_reply)
     await stack.enter_async_context(bridge)
-    task = asyncio.create_task(_housekeeping(registry, rollouts, bridge))
-    stack.push_async_callback(_cancel, task)
+
+    async def resend() -> None:
+        await bridge.wait_connected()
+        await rollouts.republish()
+
+    for seconds, work in ((RESIGN_S, registry.refresh_timestamp), (RESEND_S, resend)):
+        stack.push_async_callback(_cancel, asyncio.create_task(_regularly(seconds, work)))
     return Coordinator(
         settings=settings,
         store=store,
@@ -180,13 +179,6 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
     )
 
 
-async def _store(settings: CloudSettings, data: Path, stack: AsyncExitStack) -> Store:
-    url = settings.database_url or f"sqlite+aiosqlite:///{data / 'aimass.db'}"
-    store = await stack.enter_async_context(Store(url))
-    await store.migrate()
-    return store
-
-
 def _tuf(settings: CloudSettings, data: Path) -> TufRepository:
     return TufRepository(data / "tuf", SigningKeys(data / "keys"), settings.trust)
 
@@ -205,21 +197,6 @@ async def _broker(
     return broker.address, broker.note
 
 
-def broker_address(settings: MqttSettings) -> BrokerAddress:
-    """Address of a broker that is already there.
-
-    Raises:
-        InvalidSettingError: the URL is not `mqtt://` or `mqtts://` with a host.
-    """
-    url = urlsplit(settings.url)
-    if url.scheme not in DEFAULT_PORTS or not url.hostname:
-        raise InvalidSettingError(
-            f"mqtt.url must be mqtt://HOST[:PORT] or mqtts://HOST[:PORT], got {settings.url!r}"
-        )
-    port = url.port or DEFAULT_PORTS[url.scheme]
-    return BrokerAddress(host=url.hostname, port=port, tls=url.scheme == "mqtts")
-
-
 def _own_tls(authority: Authority, data: Path, address: BrokerAddress) -> TlsFiles | None:
     """The coordinator's own MQTT identity; None on a broker without TLS."""
     if not address.tls:
@@ -232,38 +209,18 @@ def _server_tls(authority: Authority, data: Path, host: str) -> TlsPaths:
     return write_service_files(authority, data / "tls", "api", purpose="server", hosts=hosts)
 
 
-async def _housekeeping(registry: Registry, rollouts: Rollouts, bridge: Bridge) -> None:
-    """Keep signatures fresh, and send again what a restart may have swallowed."""
-    await bridge.wait_connected()
+async def _regularly(seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+    """Do something for ever; a failure is logged, and the next turn may do better."""
     while True:
         try:
-            await registry.refresh_timestamp()
-            await rollouts.republish()
+            await work()
         except AimassError as error:
             log.warning("housekeeping: %s", error)
-        await asyncio.sleep(RESIGN_S)
+        except Exception:
+            log.exception("housekeeping failed; it is tried again in %.0f s", seconds)
+        await asyncio.sleep(seconds)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-class _Claim:
-    """A lock file that only one living process can hold."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise ConflictError(
-                f"another coordinator uses {self._path.parent}: stop it, or choose --data-dir"
-            ) from error
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.close()

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -34,8 +34,8 @@ from aimass_shared.messages import Reported
 from aimass_shared.moments import Moments, from_arrays
 from aimass_shared.topics import check_segment
 
-T = TypeVar("T")
 Result = dict[str, object]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 VAR_LAGS = 2
 
 
@@ -43,7 +43,7 @@ class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /api/v1/jobs/train`. `base` is the run of a statistics round, "" for none."""
 
     recipe: str = "tep"
-    seed: int = 0
+    seed: Seed = 0
     base: str = ""
 
 
@@ -59,14 +59,14 @@ class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     `run` goes on with a training run that was interrupted, from its last checkpoint; "" begins one.
     """
 
-    kind: str
+    kind: Literal["statistics", "train"]
     recipe: str = "tep"
     model: str = ""
-    rounds: int = 3
-    epochs: int = 1
-    learning_rate: float = 1e-3
-    seed: int = 0
-    deadline_s: float = 60.0
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
+    seed: Seed = 0
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
     run: str = ""
 
 
@@ -92,7 +92,7 @@ class Workshop:
     async def train(self, request: TrainRequest, progress: Progress) -> Result:
         """Train a recipe's model and register it."""
         base = await asyncio.to_thread(self._moments, request.base) if request.base else None
-        train = _needs_torch(_import_training)().train
+        train = (await _needs_torch(_import_training)).train
         model = await asyncio.to_thread(
             train, request.recipe, seed=request.seed, base=base, progress=progress
         )
@@ -102,7 +102,7 @@ class Workshop:
     async def slice(self, request: SliceRequest, progress: Progress) -> Result:
         """Make the slices of a model; a release signs them later."""
         row = await self._registry.model(request.model)
-        make = _needs_torch(_import_slicing)().make_slices
+        make = (await _needs_torch(_import_slicing)).make_slices
         model = await asyncio.to_thread(_load, row)
         reuse = self._slices(row.parent) if row.parent else None
         artifacts = await asyncio.to_thread(
@@ -120,13 +120,11 @@ class Workshop:
 
         Raises:
             NoClientsError: no device is online, or none runs a slice of the model.
-            NotFoundError: there is no such kind, recipe or model.
+            NotFoundError: there is no such recipe or model.
         """
         if request.kind == "statistics":
             return await self._statistics(request, progress)
-        if request.kind == "train":
-            return await self._training(request, progress)
-        raise NotFoundError(f"no kind of round {request.kind!r}; there are: statistics, train")
+        return await self._training(request, progress)
 
     async def _statistics(self, request: RoundsRequest, progress: Progress) -> Result:
         recipe = recipes.find(request.recipe)
@@ -148,7 +146,7 @@ class Workshop:
     async def _training(self, request: RoundsRequest, progress: Progress) -> Result:
         row = await self._registry.model(request.model)
         model = await asyncio.to_thread(_load, row)
-        training = _needs_torch(_import_training)()
+        training = await _needs_torch(_import_training)
         plan = TrainingPlan(
             run=request.run or _new_run("fl"),
             model=row.id,
@@ -269,15 +267,15 @@ def _import_slicing() -> Any:  # noqa: ANN401  a module; its functions are typed
     return slicing
 
 
-def _needs_torch(load: Callable[[], T]) -> Callable[[], T]:
-    """Say what to install where a module of the `[train]` extra is missing."""
+async def _needs_torch(load: Callable[[], Any]) -> Any:  # noqa: ANN401  a module
+    """Import what needs torch, in a thread: the API answers meanwhile.
 
-    def loaded() -> T:
-        try:
-            return load()
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f'this needs {error.name}: pip install "aimass[cloud,train]"'
-            ) from error
-
-    return loaded
+    Raises:
+        MissingExtraError: a package of the extra is not installed; the detail says what to type.
+    """
+    try:
+        return await asyncio.to_thread(load)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'this needs {error.name}: pip install "aimass[cloud,train]"'
+        ) from error
