@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Report = Callable[[Reported], Awaitable[None]]
 RETRY_S = 2.0
+WATCH_S = 1.0
 MAX_FAILURES_ON_TRIAL = 3
 
 
@@ -121,7 +122,7 @@ class DesiredState:
     async def watch_trial(self) -> None:
         """Keep the install on trial once it has predicted enough."""
         while True:
-            await anyio.sleep(1.0)
+            await anyio.sleep(WATCH_S)
             start = self._trial_from
             if start is None:
                 continue
@@ -140,12 +141,13 @@ class DesiredState:
         await self._say("rejected", self.reported.v, error)
 
     async def _confirm(self) -> None:
+        start, self._trial_from = self._trial_from, None  # a failure from now on is none of a trial
         try:
             await self._updates.confirm()
         except AimassError as error:  # the disk; the trial goes on
+            self._trial_from = start
             log.warning("release %s cannot be kept yet: %s", self._name(), error)
             return
-        self._trial_from = None
         log.info("release %s has proved itself", self._name())
 
     async def _go_back(self, why: str) -> None:
