@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -33,12 +34,33 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: CloudSettings) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
+    """Run until SIGTERM or SIGINT, then end the process.
+
+    Raises:
+        AimassError: it does not start.
+    """
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
     for noisy in ("alembic", "flwr", "httpx", "onnx_ir", "onnxscript", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    asyncio.run(_serve(settings))
+    with asyncio.Runner() as runner:
+        runner.run(_serve(settings))
+        _leave()
     return 0
+
+
+def _leave() -> None:
+    """End at once, now that every part is closed and all that must last is on the disk.
+
+    A job may still train or export in a thread, which nothing can interrupt: Python would wait for
+    it, a minute or more, for a result that nobody takes. A process of its own for each job could be
+    killed, but would import torch again and send every model across; and a thread that looks at a
+    flag would not look at it within an export. Stopped here, it leaves at worst a file that no row
+    names, as a power cut does.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _serve(settings: CloudSettings) -> None:

@@ -78,6 +78,8 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            # Ctrl-C in a terminal is for us, who then end it: last, after whoever still uses it.
+            start_new_session=True,
         )
         return process, asyncio.create_task(self._listen_to(process))
 
