@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from aimass_cloud import recipes
+from aimass_cloud.app.exporting import exporting
 from aimass_cloud.federation.plans import (
     Arrays,
     Client,
@@ -88,14 +89,17 @@ class Workshop:
         self._registry = registry
         self._rounds = rounds
         self._devices = devices
+        self._exports = data_dir / "exports"
+        """Exported graphs without numbers, which all models of one shape share."""
 
     async def train(self, request: TrainRequest, progress: Progress) -> Result:
         """Train a recipe's model and register it."""
         base = await asyncio.to_thread(self._moments, request.base) if request.base else None
         train = (await _needs_torch(_import_training)).train
-        model = await asyncio.to_thread(
-            train, request.recipe, seed=request.seed, base=base, progress=progress
-        )
+        async with exporting(request.recipe, self._exports):
+            model = await asyncio.to_thread(
+                train, request.recipe, seed=request.seed, base=base, progress=progress
+            )
         row = await self._register(model)
         return {"model": row.id, "parameters": row.parameters, "metrics": row.metrics}
 
@@ -104,13 +108,10 @@ class Workshop:
         row = await self._registry.model(request.model)
         make = (await _needs_torch(_import_slicing)).make_slices
         model = await asyncio.to_thread(_load, row)
-        reuse = self._slices(row.parent) if row.parent else None
+        await asyncio.to_thread(self._exports.mkdir, parents=True, exist_ok=True)
+        folder = self._data / "slices" / row.id
         artifacts = await asyncio.to_thread(
-            make,
-            model,
-            self._slices(row.id),
-            progress=progress,
-            reuse=reuse if reuse and reuse.is_dir() else None,
+            make, model, folder, progress=progress, reuse=self._exports
         )
         await self._registry.save_slices(row.id, model.info.contract, artifacts)
         return {"model": row.id, "slices": [_describe(artifact) for artifact in artifacts]}
@@ -201,9 +202,6 @@ class Workshop:
                 parent=parent,
             )
         )
-
-    def _slices(self, model: str) -> Path:
-        return self._data / "slices" / model
 
     def _keep_moments(self, run: str, moments: Moments) -> None:
         path = self._data / "moments" / f"{run}.npz"

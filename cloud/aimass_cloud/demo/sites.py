@@ -45,7 +45,7 @@ SITES = (
         group="acme",
         node="north-gateway",
         device="reactor",
-        window_budget_ms=1.0,
+        window_budget_ms=0.58,
     ),
     Site(
         name="east",
@@ -53,7 +53,7 @@ SITES = (
         kind="json",
         topic="plant/east/telemetry",
         answers="plant/east/predictions",
-        window_budget_ms=0.9,
+        window_budget_ms=0.66,
     ),
     Site(
         name="south",

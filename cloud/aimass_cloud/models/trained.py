@@ -38,7 +38,7 @@ class ForecasterConfig(msgspec.Struct, frozen=True):
         widths: those that are trained, the full one first; others are not usable.
     """
 
-    hidden: int = 48
+    hidden: int = 96
     steps: int = 2
     lags: int = 2
     embedding: int = 8

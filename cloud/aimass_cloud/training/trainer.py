@@ -33,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
         check: steps between two looks at the held-back error. patience: looks without gain.
     """
 
-    steps: int = 300
+    steps: int = 200
     batch: int = 32
     rate: float = 1e-2
     warm_up: int = 30
