@@ -203,5 +203,6 @@ def _api_error(status: int, problem: Json) -> ApiError:
     Raises:
         KeyError, TypeError, ValueError: it is neither.
     """
-    detail = problem.get("detail") or problem["error"]
-    return ApiError(str(detail), code=str(problem["code"]), status=status)
+    told = dict(problem)
+    detail = told.get("detail") or told["error"]
+    return ApiError(str(detail), code=str(told["code"]), status=status)
