@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_cloud.demo.report import HandoffReport
+from aimass_cloud.demo.together import together
 from aimass_shared.inference import (
     HEADER_LENGTH,
     InferRequest,
@@ -23,7 +24,7 @@ from aimass_shared.inference import (
     encode_request,
 )
 
-SLACK_MS = 25.0
+SLACK_MS = 50.0
 """What the clients' own queueing on a busy machine may add before an answer counts as late."""
 PATIENCE_S = 10.0
 
@@ -72,7 +73,7 @@ async def fire(burst: Burst) -> list[Met]:
             async with turns:
                 return await _ask(client, httpx.Request("POST", url, content=body, headers=headers))
 
-        return await asyncio.gather(*(one() for _ in range(burst.requests)))
+        return await together(one() for _ in range(burst.requests))
 
 
 async def _ask(client: httpx.AsyncClient, request: httpx.Request) -> Met:

@@ -5,6 +5,7 @@ that not even kill -9 of the demo leaves one.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -71,6 +72,8 @@ class Process:
         except TimeoutError:
             process.kill()
             await process.wait()
+        finally:
+            _kill_group(process.pid)
 
     def check(self) -> None:
         """Raise if it ended by itself.
@@ -107,9 +110,16 @@ async def output_of(name: str, command: Sequence[str], *, environ: Mapping[str, 
         if process.returncode is None:
             process.kill()
             await process.wait()
+        _kill_group(process.pid)
     if process.returncode:
         raise ChildFailedError(f"{name}: {words.decode(errors='replace').strip()}")
     return out
+
+
+def _kill_group(pid: int) -> None:
+    """Kill what a child that has ended started itself and left, such as an export."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def tethered(command: Sequence[str]) -> list[str]:

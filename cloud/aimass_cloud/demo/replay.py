@@ -13,6 +13,7 @@ import msgspec
 
 from aimass_cloud.demo.plant import Plant
 from aimass_cloud.demo.scenario import Stretch
+from aimass_cloud.demo.together import together
 from aimass_shared.errors import DeadlineExceededError
 
 AHEAD_ROWS = 24
@@ -61,7 +62,7 @@ class Replay:
             DeadlineExceededError: an agent took no row for `STALL_S` seconds.
         """
         tasks = [self._site(name, parts, told) for name, parts in stretches.items()]
-        return sum(await asyncio.gather(*tasks))
+        return sum(await together(tasks))
 
     async def _site(self, name: str, stretches: Sequence[Stretch], told: Told) -> int:
         plant, agent = self._plants[name], self._agents[name]

@@ -1,8 +1,8 @@
 """`aimass demo`: set the stage, tell the story, show the figures, leave nothing behind."""
 
 import asyncio
+import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from pathlib import Path
 from aimass_cloud import recipes
 from aimass_cloud.broker.own import Wanted
 from aimass_cloud.demo import report as reports
+from aimass_cloud.demo.interruption import Interruption
 from aimass_cloud.demo.report import Report
 from aimass_cloud.demo.scenario import plan
 from aimass_cloud.demo.scene import Scene
@@ -23,6 +24,7 @@ from aimass_shared.errors import InvalidSettingError
 RECIPE = "tep"
 FAILED = 1
 INTERRUPTED = 130
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ def run(options: DemoOptions) -> int:
 
     Raises:
         NotFoundError: there is no such fault.
-        InvalidSettingError: the report cannot be written where it shall be.
+        InvalidSettingError: the seed is out of range, or files cannot be written where they shall
+            be.
     """
-    _check_report(options.report)
-    with _directory(options.keep) as root:
-        told = asyncio.run(_until_interrupted(options, root))
+    _check(options)
+    with Interruption() as interruption, _directory(options.keep) as root:
+        told = asyncio.run(interruption.cancels(_tell(options, root)))
     if told is None:
         sys.stderr.write("interrupted; every process has ended\n")
         return INTERRUPTED
@@ -56,17 +59,6 @@ def run(options: DemoOptions) -> int:
     if options.json:
         sys.stdout.write(raw.decode())
     return 0 if told.ok else FAILED
-
-
-async def _until_interrupted(options: DemoOptions, root: Path) -> Report | None:
-    """The report, or None if a signal came first; either way no process is left."""
-    telling = asyncio.ensure_future(_tell(options, root))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, telling.cancel)
-    try:
-        return await telling
-    except asyncio.CancelledError:
-        return None
 
 
 async def _tell(options: DemoOptions, root: Path) -> Report:
@@ -80,21 +72,42 @@ async def _tell(options: DemoOptions, root: Path) -> Report:
     return told
 
 
-def _check_report(path: str | None) -> None:
-    """Say at the start, not after two minutes, that a report cannot be written."""
-    if path and not Path(path).absolute().parent.is_dir():
+def _check(options: DemoOptions) -> None:
+    """Say at the start, not after two minutes, what cannot be done."""
+    if not 0 <= options.seed <= MAX_SEED:
+        raise InvalidSettingError(f"--seed {options.seed}: choose one from 0 to {MAX_SEED}")
+    if options.report:
+        _check_report(Path(options.report).absolute())
+
+
+def _check_report(path: Path) -> None:
+    if not path.parent.is_dir():
         raise InvalidSettingError(f"--report {path}: there is no such directory")
+    if path.is_dir():
+        raise InvalidSettingError(f"--report {path}: this is a directory; name a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidSettingError(f"--report {path}: you may not write there")
 
 
 @contextmanager
 def _directory(keep: str | None) -> Iterator[Path]:
     if keep:
-        root = Path(keep).absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        yield root
+        yield _empty(Path(keep).absolute())
         return
     root = Path(tempfile.mkdtemp(prefix="aimass-demo-"))
     try:
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _empty(root: Path) -> Path:
+    """A directory to keep a run in: made if need be. Another run's identities would be refused."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        used = any(root.iterdir())
+    except OSError as error:
+        raise InvalidSettingError(f"--keep {root}: {error.strerror}") from error
+    if used:
+        raise InvalidSettingError(f"--keep {root}: it is not empty; name a new directory")
+    return root

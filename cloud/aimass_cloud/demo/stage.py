@@ -5,6 +5,7 @@ Everything is started with the commands of the README; nothing here reaches into
 
 import asyncio
 import inspect
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,9 +24,10 @@ from aimass_cloud.demo.processes import Process, output_of
 from aimass_cloud.demo.replay import AgentView
 from aimass_cloud.demo.sites import SITES, Site, site_config
 from aimass_cloud.recipes import Recipe
-from aimass_shared.errors import DeadlineExceededError
+from aimass_shared.errors import DeadlineExceededError, PortInUseError
 
 START_S = 30.0
+PORTS = range(20_000, 30_000)
 POLL_S = 0.1
 Condition = Callable[[], object]
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -36,10 +38,12 @@ class Stage:
 
     def __init__(self, root: Path, recipe: Recipe, broker: Wanted) -> None:
         self.root = root
+        # What torch leaves in the temporary directory goes away with the run.
+        self._environ = {**QUIET, "TMPDIR": str(root / "tmp")}
         self._recipe = recipe
         self._wanted = broker
-        self.api_port = free_port()
-        self.agent_ports = {site.name: free_port() for site in SITES}
+        self.api_port, *others = free_ports(1 + len(SITES))
+        self.agent_ports = {site.name: port for site, port in zip(SITES, others, strict=True)}
         self.coordinator = self._coordinator()
         self.broker = PlantBroker(root / "plant", wanted=broker)
         self.agents: dict[str, Process] = {}
@@ -53,6 +57,7 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         """Nothing plays yet."""
+        (self.root / "tmp").mkdir()
         await self._stack.__aenter__()
         return self
 
@@ -83,7 +88,7 @@ class Stage:
         config = await asyncio.to_thread(self._write_config, site)
         options = ["--cloud", self.url, "--token", token, "--json"]
         command = [*_edge("enroll", site, config=config, data=self._edge_dir(site)), *options]
-        out = await output_of(f"enrolment of {site.name}", command, environ=QUIET)
+        out = await output_of(f"enrolment of {site.name}", command, environ=self._environ)
         return str(msgspec.json.decode(out)["device"])
 
     async def start_agent(self, site: Site) -> None:
@@ -93,7 +98,7 @@ class Stage:
             f"agent of {site.name}",
             _edge("run", site, config=config, data=self._edge_dir(site)),
             self.root / f"agent-{site.name}.log",
-            environ=QUIET,
+            environ=self._environ,
         )
         self.agents[site.name] = await self._stack.enter_async_context(agent)
 
@@ -143,7 +148,7 @@ class Stage:
             "coordinator",
             [sys.executable, "-m", "aimass_cloud", "serve", *options],
             self.root / "coordinator.log",
-            environ=QUIET,
+            environ=self._environ,
         )
 
     def _edge_dir(self, site: Site) -> Path:
@@ -178,8 +183,30 @@ async def _true(holds: Condition) -> bool:
     return bool(await result if inspect.isawaitable(result) else result)
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nobody listens on now.
+
+    They lie below those that systems give to outgoing connections (Linux from 32768, others from
+    49152), one of which could take a port before its process listens, or while it is away.
+
+    Raises:
+        PortInUseError: there are not so many.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            return found
+        if _is_free(port):
+            found.append(port)
+    raise PortInUseError(f"no free ports on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        # As servers do, so that connections of the past do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,9 +1,8 @@
 """The coordinator starts, devices enrol, sites record their past."""
 
-import asyncio
-
 from aimass_cloud.demo.scene import Scene
 from aimass_cloud.demo.sites import SITES, Site
+from aimass_cloud.demo.together import together
 
 
 async def start_coordinator(scene: Scene) -> None:
@@ -21,7 +20,7 @@ async def start_coordinator(scene: Scene) -> None:
 async def enrol_devices(scene: Scene) -> None:
     """A token for each site, `aimass-edge enroll` and `aimass-edge run` for each device."""
     scene.voice.chapter("Three devices enrol, each with a key that it made itself")
-    await asyncio.gather(*(_join(scene, site) for site in SITES))
+    await together(_join(scene, site) for site in SITES)
     scene.views = await scene.stage.views()
     await scene.stage.until(scene.all_online, "three devices online")
     for site in SITES:
