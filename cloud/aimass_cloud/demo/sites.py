@@ -24,6 +24,7 @@ class Site:
         answers: where its agent publishes predictions (json and uns).
         group, node, device: Sparkplug ids of the plant.
         window_budget_ms: what the site gives to one window; its device has other work too.
+        queue_limit: requests that may wait at its endpoint.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Site:
     node: str = ""
     device: str = ""
     window_budget_ms: float = 20.0
+    queue_limit: int = 64
 
 
 SITES = (
@@ -54,6 +56,7 @@ SITES = (
         topic="plant/east/telemetry",
         answers="plant/east/predictions",
         window_budget_ms=0.66,
+        queue_limit=4,
     ),
     Site(
         name="south",
@@ -85,6 +88,7 @@ def site_config(
     document = {
         "heartbeat_s": 1.0,
         "board": {"simulate": True, "window_budget_ms": site.window_budget_ms},
+        "capacity": {"queue_limit": site.queue_limit},
         "source": source,
         "api": {"port": api_port},
         "update": {"trial_predictions": 10},

@@ -16,8 +16,8 @@ from aimass_cloud.models.pca import Pca
 from aimass_shared.errors import DeadlineExceededError
 
 BURST_REQUESTS = 240
-BURST_TOGETHER = 48
-BURST_WINDOWS = 32
+BURST_TOGETHER = 24
+BURST_WINDOWS = 16
 DEADLINE_MS = 400
 DRAIN_S = 30.0
 WEAKEST = "east"
