@@ -72,25 +72,31 @@ class Coordinator:
     @property
     def dependencies(self) -> dict[str, object]:
         """Parts by the names that controllers use."""
-        names = "store blobs tuf keys attempts fleet registry rollouts rounds jobs workshop bridge"
-        return {name: getattr(self, name) for name in names.split()}
+        names = "store blobs tuf keys attempts fleet registry rollouts jobs workshop bridge"
+        # Not `rounds`: in a wrong field of a body that has a part's name, Litestar sees our defect.
+        return {name: getattr(self, name) for name in names.split()} | {"federation": self.rounds}
 
     async def serve_newest(self) -> None:
-        """Serve the full model of each model's newest release."""
-        newest: dict[str, ReleaseRow] = {}
-        for row in reversed(await self.registry.releases()):
-            newest[decode(row.manifest).model] = row
-        for row in newest.values():
-            await self.serve_release(row)
+        """Serve the full model of each model's newest release that can be served."""
+        served: set[str] = set()
+        for row in await self.registry.releases():
+            name = decode(row.manifest).model
+            if name not in served and await self._load(row):
+                served.add(name)
 
     async def serve_release(self, row: ReleaseRow) -> None:
         """Serve the full model of a release; what was served stays if it does not load."""
+        await self._load(row)
+
+    async def _load(self, row: ReleaseRow) -> bool:
         manifest = decode(row.manifest)
         try:
             path = self.blobs.path(manifest.entry(FULL.name).file("model").sha256)
             await self.pool.load(manifest.model, row.id, path=path, contract=manifest.contract)
         except AimassError as error:
             log.warning("release %s is not served: %s", row.id, error)
+            return False
+        return True
 
 
 class _Online:

@@ -5,7 +5,7 @@ Whatever is wrong with them is one clear error here, and no traceback of a libra
 
 import fcntl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -60,8 +60,10 @@ async def opened_store(url: str, data: Path) -> AsyncIterator[Store]:
         MissingExtraError: the driver that it asks for is not installed.
         StorageError: the database does not answer, is damaged, or is of a newer version.
     """
-    async with _store(url or f"sqlite+aiosqlite:///{data / 'aimass.db'}") as store:
+    store = _store(url or f"sqlite+aiosqlite:///{data / 'aimass.db'}")
+    async with AsyncExitStack() as stack:
         try:
+            await stack.enter_async_context(store)
             await store.migrate()
         except (DBAPIError, OSError) as error:
             reason = getattr(error, "orig", None) or error

@@ -93,7 +93,13 @@ class Workshop:
         """Exported graphs without numbers, which all models of one shape share."""
 
     async def train(self, request: TrainRequest, progress: Progress) -> Result:
-        """Train a recipe's model and register it."""
+        """Train a recipe's model and register it.
+
+        Raises:
+            NotFoundError: there is no such recipe, or no such run.
+            MissingExtraError: torch is not installed.
+        """
+        recipes.find(request.recipe)
         base = await asyncio.to_thread(self._moments, request.base) if request.base else None
         train = (await _needs_torch(_import_training)).train
         async with exporting(request.recipe, self._exports):

@@ -17,13 +17,14 @@ from typing import Self
 
 import msgspec
 
-from aimass_shared.errors import BrokerUnavailableError, PortInUseError
+from aimass_shared.errors import BrokerUnavailableError, InvalidSettingError, PortInUseError
 
 _log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 5.0
 RESTART_PAUSE_S = 0.5
+MAX_PORT = 65535
 TETHER = str(Path(__file__).with_name("tether.py"))
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach such a listener locally
 
@@ -137,8 +138,9 @@ def choose_port(host: str, wanted: int, memory: Path) -> int:
 
     Raises:
         PortInUseError: another process has it.
+        InvalidSettingError: the host is none of this machine's, or the port not for us.
     """
-    port = wanted or (int(memory.read_text()) if memory.exists() else 0)
+    port = wanted or _remembered(memory)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -146,7 +148,9 @@ def choose_port(host: str, wanted: int, memory: Path) -> int:
             probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise
+                raise InvalidSettingError(
+                    f"a broker cannot listen on {host}:{port} ({error.strerror}): see mqtt.host"
+                ) from error
             raise PortInUseError(
                 f"port {port} on {host} is taken: stop the process that has it, "
                 "or choose another with mqtt.port (devices must then be enrolled again)"
@@ -155,3 +159,9 @@ def choose_port(host: str, wanted: int, memory: Path) -> int:
     if not wanted:
         memory.write_text(str(chosen))
     return chosen
+
+
+def _remembered(memory: Path) -> int:
+    """The port in a file; 0 if there is none, or what a power cut left of it is no port."""
+    text = memory.read_text(errors="replace").strip() if memory.exists() else ""
+    return int(text) if text.isdecimal() and int(text) <= MAX_PORT else 0

@@ -1,4 +1,4 @@
-"""Routes for federated rounds. Needs the dependency `rounds`; starting one is a job's work."""
+"""Routes for federated rounds. Needs the dependency `federation`; starting one is a job's work."""
 
 from litestar import Controller, get
 from litestar.di import NamedDependency
@@ -18,7 +18,7 @@ class RoundsController(Controller):
 
     @get()
     async def list_rounds(
-        self, rounds: NamedDependency[Rounds], run: FromQuery[str] = ""
+        self, federation: NamedDependency[Rounds], run: FromQuery[str] = ""
     ) -> list[RoundRecord]:
         """Rounds of a run, or of all, oldest first."""
-        return await rounds.records(run)
+        return await federation.records(run)
