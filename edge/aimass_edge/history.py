@@ -31,7 +31,12 @@ _T = TypeVar("_T")
 _SCHEMA = """
 create table if not exists layout(key integer primary key check (key = 0), text text not null);
 create table if not exists rows(time_ms integer primary key, data blob not null);
+create table if not exists suspects(time_ms integer primary key);
 """
+_USABLE = """
+select time_ms, data from rows where time_ms not in (select time_ms from suspects) order by time_ms
+"""
+_FORGET_SUSPECTS = "delete from suspects where time_ms < (select min(time_ms) from rows)"
 _DROP_OLDEST = """
 delete from rows where time_ms in (select time_ms from rows order by time_ms limit ?)
 """
@@ -104,10 +109,18 @@ class History:
         """
         return await self._in_thread(lambda: self._before(time_ms, count))
 
+    async def suspect(self, time_ms: int) -> None:
+        """Mark the row of a time as one that nothing normal is learnt from; it stays recorded.
+
+        Raises:
+            StorageFullError: the disk is full or failing.
+        """
+        await self._in_thread(lambda: self._suspect(time_ms))
+
     async def segments(self, sensors: Sequence[str]) -> list[Segment]:
         """All rows in time order, as (values `[T, S]`, mask `[T, S]`) of the sensors asked for.
 
-        A new segment begins where a row is missing.
+        A new segment begins where a row is missing or suspect.
 
         Raises:
             NotFoundError: a sensor is not recorded here.
@@ -162,12 +175,20 @@ class History:
             added = self._db.executemany("insert or ignore into rows values(?,?)", packed).rowcount
             excess = max(0, self._count + added - self._max_rows)
             self._db.execute(_DROP_OLDEST, (excess,))
+            if excess:
+                self._db.execute(_FORGET_SUSPECTS)
             self._db.execute("commit")
         except sqlite3.OperationalError as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
             raise StorageFullError(f"history cannot be written: {error}") from error
         self._count += added - excess
+
+    def _suspect(self, time_ms: int) -> None:
+        try:
+            self._db.execute("insert or ignore into suspects values(?)", (time_ms,))
+        except sqlite3.OperationalError as error:
+            raise StorageFullError(f"history cannot be written: {error}") from error
 
     def _before(self, time_ms: int, count: int) -> list[Row]:
         try:
@@ -187,7 +208,7 @@ class History:
         return values, bits.astype(np.float32)
 
     def _segments(self, places: NDArray[np.intp]) -> list[Segment]:
-        rows = self._db.execute("select time_ms, data from rows order by time_ms").fetchall()
+        rows = self._db.execute(_USABLE).fetchall()
         if not rows:
             return []
         times = np.array([time_ms for time_ms, _ in rows], dtype=np.int64)

@@ -53,6 +53,27 @@ async def test_a_missing_row_splits_and_late_rows_join(tmp_path: Path) -> None:
         assert kept.count() == 7
 
 
+async def test_suspect_rows_split_segments_but_stay_recorded(tmp_path: Path) -> None:
+    async with history(tmp_path) as kept:
+        await kept.append([row(number) for number in range(1, 8)])
+        await kept.suspect(4 * STEP)
+        await kept.suspect(4 * STEP)
+        assert shapes(await kept.segments(SENSORS)) == [(3, 3), (3, 3)]
+        assert kept.count() == 7
+        assert [one.time_ms for one in await kept.before(6 * STEP, 3)] == [3000, 4000, 5000]
+    async with history(tmp_path) as kept:
+        assert shapes(await kept.segments(SENSORS)) == [(3, 3), (3, 3)]
+
+
+async def test_suspects_go_with_the_rows_that_make_room(tmp_path: Path) -> None:
+    async with history(tmp_path, max_rows=3) as kept:
+        await kept.append([row(1), row(2), row(3)])
+        await kept.suspect(1 * STEP)
+        await kept.append([row(4)])
+        await kept.append([row(5)])
+        assert shapes(await kept.segments(SENSORS)) == [(3, 3)]
+
+
 async def test_an_empty_history_has_no_segments(tmp_path: Path) -> None:
     async with history(tmp_path) as kept:
         assert await kept.segments(SENSORS) == []

@@ -44,6 +44,10 @@ class RowStore(Protocol):
         """The last rows before a time, oldest first."""
         ...
 
+    async def suspect(self, time_ms: int) -> None:
+        """Learn nothing from the row of a time."""
+        ...
+
 
 class Predicts(Protocol):
     """Who predicts."""
@@ -103,15 +107,15 @@ class Telemetry:
         """Take rows until cancelled."""
         async for row in self._source.rows():
             self.rows += 1
-            await self._keep(row)
+            await self._kept(self._history.append([row]))
             window = await self._complete(row)
             if window is not None:
                 await self._predict(window)
 
-    async def _keep(self, row: Row) -> None:
-        """Keep the row for federated rounds; a full disk does not stop predictions."""
+    async def _kept(self, keeping: Awaitable[None]) -> None:
+        """Wait for the history; a full disk does not stop predictions."""
         try:
-            await self._history.append([row])
+            await keeping
         except AimassError as error:
             self.unkept_rows += 1
             log.log(logging.WARNING if self.unkept_rows == 1 else logging.DEBUG, "%s", error)
@@ -152,6 +156,8 @@ class Telemetry:
         except AimassError as error:
             await self._on_failure(error)
             return
+        if prediction.score > prediction.threshold:
+            await self._kept(self._history.suspect(prediction.window_end))
         self._note_alarm(prediction)
         await self._source.publish(prediction, self._names)
 

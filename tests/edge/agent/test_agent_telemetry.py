@@ -215,6 +215,21 @@ async def test_an_alarm_is_counted_once_when_it_begins(live: Live, until: Until)
         assert sum(alarms) > 2
 
 
+async def test_nothing_is_learnt_from_rows_that_the_model_finds_abnormal(
+    live: Live, until: Until
+) -> None:
+    levels = [1.0] * 6 + [5.0] * 4 + [1.0] * 8
+    async with live(MODEL) as life:
+        life.plant.say(row(number, level) for number, level in enumerate(levels))
+        await until(lambda: len(life.plant.heard) == len(levels) - 3)
+        over = [one.window_end for one, _ in life.plant.heard if one.score > one.threshold]
+        segments = await life.history.segments(SENSORS)
+        usable = sum(len(values) for values, _ in segments)
+        assert over
+        assert usable == len(levels) - len(over)
+        assert life.history.count() == len(levels)
+
+
 async def test_a_history_that_cannot_be_written_stops_no_prediction(
     live: Live, until: Until, tmp_path: Path
 ) -> None:
