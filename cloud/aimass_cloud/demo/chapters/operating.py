@@ -18,7 +18,7 @@ from aimass_shared.errors import DeadlineExceededError
 BURST_REQUESTS = 240
 BURST_TOGETHER = 24
 BURST_WINDOWS = 16
-DEADLINE_MS = 400
+DEADLINE_MS = 1000
 DRAIN_S = 30.0
 WEAKEST = "east"
 """The site with the weakest board: its endpoint gets the burst."""
