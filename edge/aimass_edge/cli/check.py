@@ -53,15 +53,17 @@ async def _identity(settings: EdgeSettings) -> str:
 async def _model(settings: EdgeSettings) -> str:
     slots = Slots(Path(settings.data_dir) / "models")
     state = await anyio.to_thread.run_sync(slots.load)
-    installed = await anyio.to_thread.run_sync(slots.settled)
+    on_trial = state.trial.digest if state.trial else ""
+    tried = await anyio.to_thread.run_sync(slots.find, on_trial)
+    installed = tried or await anyio.to_thread.run_sync(slots.settled)
     if installed is not None:
-        return f"{installed.ref.slice} of {installed.ref.release}"
-    if state.active:
+        return f"{installed.ref.slice} of {installed.ref.release}{', on trial' if tried else ''}"
+    if state.keeps():
         raise StateCorruptError(
             f"the files in {slots.root} are damaged: the agent starts without a model and asks for"
             " its release again"
         )
-    return "one release is on trial" if state.trial else "none yet, a rollout brings one"
+    return "none yet, a rollout brings one"
 
 
 async def _cloud(settings: EdgeSettings) -> str:
