@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import (  # type: ignore[attr-defined]  # it names no __all__
+from securesystemslib.signer import (
     CryptoSigner,
 )
 

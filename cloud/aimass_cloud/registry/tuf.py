@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf names no __all__
+from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
     Metadata,

@@ -18,7 +18,7 @@ from typing import Any, cast
 import anyio.from_thread
 import anyio.to_thread
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf names no __all__
+from tuf.api.metadata import (
     Metadata,
     Signed,
     Snapshot,

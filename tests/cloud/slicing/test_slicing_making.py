@@ -327,3 +327,27 @@ def test_an_array_of_another_shape_is_refused(
     template = onnx.load_model(next((folder / "templates").glob("forward-w1.00-*")))
     with pytest.raises(ModelLoadFailedError, match=r"base\.mean has shape \(3,\)"):
         filled(template, {"base.mean": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in SPECS])
+def test_tensorrt_parses_and_builds_every_slice_that_is_shipped(
+    slices: dict[str, SliceArtifact], name: str
+) -> None:
+    """TensorRT-RTX builds engines without a GPU; devices build theirs with their own TensorRT."""
+    rtx = pytest.importorskip("tensorrt_rtx")
+    builder = rtx.Builder(rtx.Logger(rtx.Logger.ERROR))
+    network_definition = builder.create_network(0)
+    parser = rtx.OnnxParser(network_definition, rtx.Logger(rtx.Logger.ERROR))
+    parsed = parser.parse(Path(_path(slices[name], "model")).read_bytes())
+    assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for number in range(network_definition.num_inputs):
+        tensor = network_definition.get_input(number)
+        rest = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (64, *rest))
+    config.add_optimization_profile(profile)
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+    engine = builder.build_serialized_network(network_definition, config)
+    assert engine is not None
+    assert engine.nbytes > 0
