@@ -65,7 +65,7 @@ def judge(
         baselines: rates of other detectors, to stand beside.
         top: how many sensors to name.
     """
-    runs = [sorted(run) for run in sites]
+    runs = [sorted(run, key=lambda seen: seen.row) for run in sites]
     found = rates([seen for run in runs for seen in run], onset)
     firsts = [first for run in runs if (first := first_alarm(run, onset)) is not None]
     blamed = Counter(name for seen in firsts for name in seen.top_sensors)

@@ -6,6 +6,7 @@ sends, and the receivers cannot tell.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,18 +14,17 @@ from typing import Protocol
 
 import aiomqtt
 import msgspec
-import numpy as np
 from aiomqtt import Client, MqttError, ProtocolVersion, Will
-from numpy.typing import NDArray
 
 from aimass_cloud.demo.sites import Site
+from aimass_shared.errors import AimassError
 from aimass_shared.messages import BrokerAddress
 from aimass_shared.sparkplug.datatypes import DataType
 from aimass_shared.sparkplug.payload import Metric
 from aimass_shared.sparkplug.rules import Publication
 from aimass_shared.sparkplug.session import EdgeSession
 
-Rows = NDArray[np.float32]
+log = logging.getLogger(__name__)
 
 
 class Plant(Protocol):
@@ -67,7 +67,12 @@ class SparkplugPlant:
         """Answer rebirth requests until cancelled."""
         async for message in self._client.messages:
             payload = message.payload if isinstance(message.payload, bytes) else b""
-            if self._session.wants_rebirth(str(message.topic), payload):
+            try:
+                wanted = self._session.wants_rebirth(str(message.topic), payload)
+            except AimassError as error:
+                log.warning("a command that cannot be read: %s", error)
+                continue
+            if wanted:
                 await self.bear()
 
     async def leave(self) -> None:

@@ -107,17 +107,15 @@ async def output_of(name: str, command: Sequence[str], *, environ: Mapping[str, 
     except TimeoutError as error:
         raise ChildFailedError(f"{name} took longer than {COMMAND_S:.0f} s") from error
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
         _kill_group(process.pid)
+        await process.communicate()  # to the end of its pipes, which its own children held too
     if process.returncode:
         raise ChildFailedError(f"{name}: {words.decode(errors='replace').strip()}")
     return out
 
 
 def _kill_group(pid: int) -> None:
-    """Kill what a child that has ended started itself and left, such as an export."""
+    """Kill a child, if it lives, and what it started itself and left, such as an export."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from aimass_cloud.demo.detection import Detection, Rates
@@ -171,7 +172,7 @@ def _rounds(report: Report) -> Table:
 def _figures(report: Report) -> Table:
     table = Table(show_header=False, title="The loop in figures")
     for name, value in _lines(report).items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table
 
 

@@ -29,9 +29,9 @@ class Scene:
     def claim(self, claim: str, *, holds: bool) -> None:
         """A claim of the story: said when it holds, kept as a failure when it does not."""
         if holds:
-            self.voice.say(f"[green]✓[/] {claim}")
+            self.voice.say(f"✓ {claim}", "green")
         else:
-            self.voice.say(f"[red]✗[/] {claim}")
+            self.voice.say(f"✗ {claim}", "red")
             self.failures.append(claim)
 
     async def all_online(self) -> bool:

@@ -35,9 +35,11 @@ class Voice:
         self._chapter += 1
         self.console.print(f"\n[bold]{self._chapter}. {title}[/bold]  [dim]{self.seconds:.0f} s[/]")
 
-    def say(self, line: str) -> None:
-        """One thing that happened."""
-        self.console.print(f"   {line}", highlight=False, soft_wrap=True)
+    def say(self, line: str, style: str = "") -> None:
+        """One thing that happened, word for word: brackets in it are no markup."""
+        self.console.print(
+            f"   {line}", style=style, markup=False, emoji=False, highlight=False, soft_wrap=True
+        )
 
     @contextmanager
     def following(self, title: str) -> Iterator[Watch]:

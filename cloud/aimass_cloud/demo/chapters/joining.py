@@ -14,7 +14,7 @@ async def start_coordinator(scene: Scene) -> None:
     scene.voice.say(f"API, registry, fleet and serving on {scene.stage.url}")
     scene.voice.say(f"{broker.kind} brokers: one of the fleet, one of the factory")
     if broker.note:
-        scene.voice.say(f"[yellow]{broker.note}[/]")
+        scene.voice.say(broker.note, "yellow")
 
 
 async def enrol_devices(scene: Scene) -> None:
