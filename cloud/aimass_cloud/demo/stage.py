@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -192,13 +193,10 @@ def free_ports(count: int) -> list[int]:
     Raises:
         PortInUseError: there are not so many.
     """
-    found: list[int] = []
-    for port in random.sample(PORTS, len(PORTS)):
-        if len(found) == count:
-            return found
-        if _is_free(port):
-            found.append(port)
-    raise PortInUseError(f"no free ports on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
+    found = list(islice(filter(_is_free, random.sample(PORTS, len(PORTS))), count))
+    if len(found) < count:
+        raise PortInUseError(f"no free ports on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
+    return found
 
 
 def _is_free(port: int) -> bool:
