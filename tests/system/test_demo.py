@@ -292,6 +292,15 @@ def test_interrupted_it_says_one_line_and_leaves_nothing(
         assert list(demo.temporary.iterdir()) == []
 
 
+def test_interrupted_with_the_embedded_broker(tmp_path: Path) -> None:
+    with _demo(tmp_path, "--broker", "embedded") as demo:
+        demo.until_it_says("3. Each site")
+        _to_its_group(demo)
+        assert demo.ends(GONE_S) == 130
+        demo.leaves_nothing(1)
+        assert "Traceback" not in demo.words
+
+
 def test_interrupted_without_keep_it_removes_its_directory(tmp_path: Path) -> None:
     with _demo(tmp_path, keep=False) as demo:
         demo.until_it_says("2. Three devices")
