@@ -91,3 +91,19 @@ COMMANDS: dict[str, Command] = {
     "key-list": _call("GET", "keys"),
     "key-revoke": _call("DELETE", "keys", "id"),
 }
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "device-list": (
+        "id",
+        "online",
+        "inventory.board.name",
+        "reported.state",
+        "reported.release.slice",
+        "stats.predictions",
+        "stats.alarms",
+        "last_seen",
+    ),
+    "model-list": ("id", "recipe", "parameters", "metrics.val_mse", "parent", "created"),
+    "release-list": ("id", "model", "channel", "created"),
+}
+"""What a list shows of things that are mostly nested; dotted names into the JSON."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aimass_cloud.admin import Admin
 from aimass_cloud.cli.arguments import parser
-from aimass_cloud.cli.commands import COMMANDS
+from aimass_cloud.cli.commands import COLUMNS, COMMANDS
 from aimass_cloud.cli.output import ProgressLine, show
 from aimass_cloud.config import CloudSettings
 from aimass_shared.errors import AimassError, UnauthenticatedError
@@ -40,7 +40,7 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.call == "demo":
         return _demo(args)
     answer = asyncio.run(_call(args))
-    show(answer, json=args.json)
+    show(answer, json=args.json, columns=COLUMNS.get(args.call, ()))
     return FAILED if isinstance(answer, dict) and answer.get("state") == "failed" else 0
 
 

@@ -1,7 +1,8 @@
 """How answers look on a terminal: tables for lists, key and value for one thing, or JSON."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 import msgspec
@@ -15,6 +16,9 @@ MAX_COLUMNS = 8
 PIPE_WIDTH = 4096
 """Columns of an output that is no terminal: nobody reads lines there that were folded."""
 
+TIMES = {"created", "finished", "enrolled", "last_seen"}
+"""Fields in UTC milliseconds since 1970, which a person wants as a local time."""
+
 Row = dict[str, Any]
 
 
@@ -23,16 +27,33 @@ def as_json(answer: object) -> str:
     return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
 
 
-def show(answer: Any, *, json: bool) -> None:  # noqa: ANN401  JSON of any shape
-    """Print an answer for a person, or as JSON for a program."""
+def show(answer: Any, *, json: bool, columns: Sequence[str] = ()) -> None:  # noqa: ANN401  JSON of any shape
+    """Print an answer for a person, or as JSON for a program.
+
+    Args:
+        answer: decoded JSON.
+        json: for a program; all of it, as it is.
+        columns: dotted names of what a list shows; by default what is not nested.
+    """
     if json:
         sys.stdout.write(f"{as_json(answer)}\n")
     elif isinstance(answer, list):
-        _print_table(answer)
+        _print_table([_picked(row, columns) for row in answer] if columns else answer)
     elif answer:
         _print_one(dict(answer))
     else:
         sys.stdout.write("done\n")
+
+
+def _picked(row: Row, columns: Sequence[str]) -> Row:
+    """Values by the last part of their dotted names; "" where there is none."""
+    picked: Row = {}
+    for dotted in columns:
+        value: Any = row
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        picked[dotted.rsplit(".", 1)[-1]] = "" if value is None else value
+    return picked
 
 
 def _print_one(answer: Row) -> None:
@@ -57,7 +78,7 @@ def _leaves(answer: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         elif prefix or not _is_table(value):
-            yield f"{prefix}{name}", _text(value)
+            yield f"{prefix}{name}", _text(name, value)
 
 
 def _is_table(value: object) -> bool:
@@ -77,17 +98,19 @@ def _table(rows: list[Row]) -> Table:
         table.add_column(name, no_wrap=number == 0, overflow="fold")  # ids are typed elsewhere
     for row in rows:
         # As `Text`: in a plain string rich would take "[code]" for a style and swallow it.
-        table.add_row(*(Text(_cell(row.get(name, ""))) for name in columns))
+        table.add_row(*(Text(_cell(name, row.get(name, ""))) for name in columns))
     return table
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
     """Text of a cell: JSON is cut, text is whole."""
-    text = _text(value)
+    text = _text(name, value)
     return text if isinstance(value, str) or len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
+    if name in TIMES and isinstance(value, int):
+        return f"{datetime.fromtimestamp(value / 1000):%Y-%m-%d %H:%M:%S}" if value else "-"  # noqa: DTZ006  local on purpose
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -210,6 +210,6 @@ async def test_the_schema_lists_every_route(
             continue
         parts = [names.get(part, part) for part in path.replace("0" * 64, "sha256").split("/")]
         assert (method, "/".join(parts)) in listed
-    for path in ("/health/live", "/health/ready", "/ca.pem"):
+    for path in ("/health/live", "/health/ready", "/v2/health/live", "/ca.pem"):
         assert ("GET", path) in listed
     assert ("POST", "/api/v1/enroll") in listed

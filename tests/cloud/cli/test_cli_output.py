@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from datetime import datetime
 
 import pytest
 
@@ -90,3 +91,27 @@ def test_progress_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     with ProgressLine("train", quiet=False) as line:
         line.watch(0.5, "epoch 3")
     assert "epoch 3" in terminal.getvalue()
+
+
+def test_times_are_shown_as_local_time_and_stay_numbers_in_json(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = {"id": "x", "created": 1_764_061_200_000, "finished": 0}
+    show(answer, json=False)
+    text = capsys.readouterr().out
+    assert f"{datetime.fromtimestamp(1_764_061_200):%Y-%m-%d %H:%M:%S}" in text  # noqa: DTZ006
+    assert text.splitlines()[-1].split() == ["finished", "-"]
+    show(answer, json=True)
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+def test_a_list_shows_nested_values_by_their_dotted_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"id": "a", "stats": {"predictions": 7}, "reported": None}, {"id": "b"}]
+    show(rows, json=False, columns=("id", "stats.predictions", "reported.release.slice"))
+    lines = capsys.readouterr().out.splitlines()
+    words = [[word for word in line.split() if word.isalnum()] for line in lines]
+    assert words[1] == ["id", "predictions", "slice"]
+    assert words[3] == ["a", "7"]
+    assert words[4] == ["b"]
