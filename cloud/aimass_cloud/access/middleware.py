@@ -16,7 +16,7 @@ from aimass_shared.errors import UnauthenticatedError
 
 MAX_CREDENTIAL_BYTES = 4096
 OPEN_PATHS = (
-    r"(/v2)?/health/(live|ready)",
+    r"(/v2)?/health/(live|ready)/?",
     r"/ca\.pem",
     r"/api/v1/enroll",
     r"/schema(/.*)?",
