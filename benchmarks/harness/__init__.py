@@ -1,0 +1,1 @@
+"""What all benchmarks share: rounds, processes, the machine, the report."""
