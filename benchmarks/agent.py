@@ -22,7 +22,7 @@ from benchmarks.harness.measure import Case, Figures, Sample, Scale
 from benchmarks.harness.processes import RSS, Child, end, free_port, memory
 
 DEADLINE_S = 60.0
-SETTLE_S = 1.5
+SETTLE_S = 1.0
 MOST_ROUNDS = 5
 CONFIG = '[source]\nkind = "none"\n\n[api]\nport = {port}\n'
 Found = Callable[[], Any]

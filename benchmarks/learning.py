@@ -21,7 +21,7 @@ from benchmarks.harness.processes import DEADLINE_S, ENVIRON, Child, memory
 FULL_CONFIG, QUICK_CONFIG = "{}", '{"hidden": 16, "steps": 1, "widths": [1.0]}'
 KINDS = {"aimass": "device", "torch": "torch"}
 MEASURED_STEPS, WARM_UP_STEPS = 30, 5
-MOST_ROUNDS = 5
+MOST_ROUNDS, QUICK_ROUNDS = 5, 2
 CLOSE = 1e-3
 
 
@@ -34,7 +34,7 @@ def run(scale: Scale) -> Figures:
         _write_files(directory, QUICK_CONFIG if scale.quick else FULL_CONFIG)
         contenders = {who: _learned(kind, directory, losses) for who, kind in KINDS.items()}
         case = Case("small model" if scale.quick else "shipped model", contenders)
-        figures.measure(case, min(scale.rounds, MOST_ROUNDS))
+        figures.measure(case, min(scale.rounds, QUICK_ROUNDS if scale.quick else MOST_ROUNDS))
     figures.notes.append(_agreement(losses))
     return figures
 

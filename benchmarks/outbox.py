@@ -145,8 +145,8 @@ async def _forwarded(path: Path, port: int, rows: int) -> None:
     async with bus, outbox, _working(outbox.run(bus, DEVICE), _acks(bus, outbox)):
         async with asyncio.timeout(DEADLINE_S):
             await _put(outbox, rows)
-            while outbox.pending():
-                await asyncio.sleep(0.002)  # noqa: ASYNC110  the outbox has no event for it
+            while outbox.pending():  # noqa: ASYNC110  the outbox has no event for it
+                await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

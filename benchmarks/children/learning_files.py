@@ -23,7 +23,7 @@ RECIPE = "tep"
 
 def write(directory: Path, config: ForecasterConfig) -> None:
     """Train a little, export, and write the files."""
-    model = train(RECIPE, settings=TrainSettings(config, Plan(steps=10, check=10)))
+    model = train(RECIPE, settings=TrainSettings(config, Plan(steps=2, check=2)))
     model.save(directory / "model")
     step = filled(Templates(model, directory).step(1.0), model.constants)
     (directory / "train.onnx").write_bytes(step.SerializeToString())

@@ -28,8 +28,8 @@ class Scale(msgspec.Struct, frozen=True):
     quick: bool
 
 
-FULL = Scale(rounds=7, seconds=1.0, quick=False)
-QUICK = Scale(rounds=3, seconds=0.2, quick=True)
+FULL = Scale(rounds=7, seconds=0.5, quick=False)
+QUICK = Scale(rounds=3, seconds=0.1, quick=True)
 
 
 class Case(NamedTuple):
