@@ -167,3 +167,14 @@ async def test_a_full_ring_of_52_sensors_is_quick(tmp_path: Path) -> None:
         began = time.monotonic()
         assert shapes(await kept.segments(sensors)) == [(20_000, 52)]
         assert time.monotonic() - began < 2.0
+
+
+async def test_the_last_rows_before_a_time_come_oldest_first(tmp_path: Path) -> None:
+    async with history(tmp_path) as kept:
+        assert await kept.before(5 * STEP, 3) == []
+        await kept.append([row(number) for number in (1, 2, 3, 6)] + [row(4, (1, 0, 1))])
+        found = await kept.before(6 * STEP, 3)
+        assert await kept.before(9 * STEP, 0) == []
+    assert [one.time_ms // STEP for one in found] == [2, 3, 4]
+    assert [one.values.tolist() for one in found] == [[2, 2.25, -2], [3, 3.25, -3], [4, 0, -4]]
+    assert [one.mask.tolist() for one in found] == [[1, 1, 1], [1, 1, 1], [1, 0, 1]]

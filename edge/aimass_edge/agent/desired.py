@@ -169,7 +169,8 @@ class DesiredState:
             await self._apply(desired)
         except LinkError as error:
             log.warning("release not fetched, trying again: %s", error)
-            await self._try_again(desired)
+            await anyio.sleep(RETRY_S)
+            self._changed.set()
         except AimassError as error:
             log.warning("release refused, the old one keeps running: %s", error)
             await self._say("rejected", desired.v, error)
@@ -206,11 +207,6 @@ class DesiredState:
         self.installed = installed
         self._failures = 0
         log.info("running %s", self._name())
-
-    async def _try_again(self, desired: Desired) -> None:
-        await anyio.sleep(RETRY_S)
-        if self._wanted is desired:
-            self._changed.set()
 
     def _name(self) -> str:
         return f"{self.installed.ref.release}/{self.installed.ref.slice}" if self.installed else "-"

@@ -114,6 +114,7 @@ async def test_an_older_one_is_ignored_after_a_restart_too(
         assert device.runs == "r2", "it runs before anybody was asked"
         assert (device.wishes.reported.v, device.wishes.reported.state) == (7, "applied")
         device.want(6, "r1")
+        await anyio.wait_all_tasks_blocked()
         device.want(7, "r2")
         await until(lambda: device.told[-1:] == [(7, "applied", "")])
         assert device.runs == "r2"
