@@ -1,6 +1,7 @@
 """`aimass serve` ends within seconds of SIGTERM, whatever it is in the middle of."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,7 @@ async def test_serve_stops_in_the_middle_of_slicing_with_its_exporting_process(
         async with Admin.connect(f"http://127.0.0.1:{port}", key) as admin:
             await until(admin.ready, 30)
             trained: dict[str, Any] = await admin.wait(await admin.start("train", {}))
+            shutil.rmtree(data / "exports")  # so that slicing exports by itself
             before = set(_children(process.pid))
             await admin.start("slice", {"model": trained["model"]})
             # On one core there is no exporting process, and the export itself is what goes on.
