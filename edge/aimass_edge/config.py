@@ -154,7 +154,6 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of the agent. `heartbeat_s` is also the period of the statistics in it."""
 
     data_dir: str = "/var/lib/aimass-edge"
-    cloud: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     heartbeat_s: float = 5.0
     board: BoardSettings = BoardSettings()

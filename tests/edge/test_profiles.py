@@ -148,6 +148,8 @@ def test_the_unit_and_the_agent_agree() -> None:
     unit.read(UNIT)
     service = unit["Service"]
     assert f"/var/lib/{service['StateDirectory']}" == EdgeSettings().data_dir
-    assert service["ExecStart"].endswith("run --config /etc/aimass-edge/config.toml")
+    command = "run --profile ${PROFILE} --config /etc/aimass-edge/config.toml"
+    assert service["ExecStart"].endswith(command)
+    assert service["Environment"] == "PROFILE=x86-gateway"
     assert service["Restart"] == "always"
     assert "@resources" not in service["SystemCallFilter"], "ONNX Runtime needs it"

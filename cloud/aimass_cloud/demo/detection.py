@@ -88,9 +88,17 @@ def rates(seen: Sequence[Seen], onset: int) -> Rates:
     )
 
 
-def first_alarm(run: Iterable[Seen], onset: int) -> Seen | None:
-    """The first alarm at or after the onset."""
-    return next((seen for seen in run if seen.row >= onset and seen.alarm), None)
+def first_alarm(run: Sequence[Seen], onset: int) -> Seen | None:
+    """The first alarm that begins at or after the onset; one that was up before is a false one."""
+    before = [None, *run][: len(run)]
+    return next(
+        (
+            seen
+            for seen, last in zip(run, before, strict=True)
+            if seen.row >= onset and seen.alarm and not (last and last.alarm)
+        ),
+        None,
+    )
 
 
 def share(flags: Sequence[bool]) -> float:

@@ -28,6 +28,14 @@ def test_first_alarm_is_not_before_the_onset_and_wants_an_alarm_not_a_score() ->
     alarm, later = Seen(13, over=True, alarm=True), Seen(14, over=True, alarm=True)
     assert first_alarm([early, high, alarm, later], 10) is alarm
     assert first_alarm([early, high], 10) is None
+    assert first_alarm([], 10) is None
+
+
+def test_an_alarm_that_was_up_before_the_onset_has_not_found_the_fault() -> None:
+    up = [Seen(row, over=True, alarm=True) for row in (8, 9, 10, 11)]
+    down, again = Seen(12, over=False), Seen(15, over=True, alarm=True)
+    assert first_alarm(up, 10) is None
+    assert first_alarm([*up, down, again], 10) is again
 
 
 def test_judge_by_hand_over_three_sites() -> None:
