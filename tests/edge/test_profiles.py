@@ -150,6 +150,6 @@ def test_the_unit_and_the_agent_agree() -> None:
     assert f"/var/lib/{service['StateDirectory']}" == EdgeSettings().data_dir
     command = "run --profile ${PROFILE} --config /etc/aimass-edge/config.toml"
     assert service["ExecStart"].endswith(command)
-    assert service["Environment"] == "PROFILE=x86-gateway"
+    assert service["Environment"] == "PROFILE=x86-gateway OMP_NUM_THREADS=1"
     assert service["Restart"] == "always"
     assert "@resources" not in service["SystemCallFilter"], "ONNX Runtime needs it"
