@@ -13,10 +13,16 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the API listens. TLS is on for every address that is not loopback ("auto")."""
+    """Where the API listens. TLS is on for every address that is not loopback ("auto").
+
+    Attributes:
+        names: names and addresses by which devices reach this machine, for the certificates of the
+            API and of our own broker; loopback, the machine's own name and `host` are always in.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    names: tuple[str, ...] = ()
     tls: Literal["auto", "on", "off"] = "auto"
     max_body_bytes: Positive = 8 << 20
     max_blob_bytes: Positive = 512 << 20
@@ -27,12 +33,13 @@ class MqttSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         url: `mqtt://host:port` or `mqtts://host:port` of a broker that is already there.
+        host: where our own broker listens; "" = where the API does.
         port: of our own broker; 0 takes a free one and keeps it in the data directory.
         broker: which own broker: mosquitto where installed, else the pure-Python one ("auto").
     """
 
     url: str = ""
-    host: str = "127.0.0.1"
+    host: str = ""
     port: Port = 0
     broker: Literal["auto", "mosquitto", "embedded"] = "auto"
 
@@ -52,7 +59,7 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model as a service: the queue and the batches of the full model."""
 
     max_batch: Positive = 64
-    queue_limit: Positive = 256
+    queue_limit: Positive = 2048
     default_deadline_ms: Positive = 1000
     threads: Positive = 1
 

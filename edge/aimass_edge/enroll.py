@@ -293,13 +293,19 @@ def _fill(directory: Path, reply: EnrollReply, cloud_url: str) -> None:
         site=reply.site,
         channel=reply.channel,
         cloud_url=cloud_url,
-        broker=reply.broker,
+        broker=_reachable(reply.broker, cloud_url),
     )
     _write(directory / "device.pem", reply.certificate.encode())
     _write(directory / "ca.pem", reply.ca.encode())
     _write(directory / "root.json", reply.tuf_root.encode())
     _write(directory / "identity.json", encode(record))
     _sync(directory)
+
+
+def _reachable(broker: BrokerAddress, cloud_url: str) -> BrokerAddress:
+    """The broker's address; without a host of its own it is where the coordinator is."""
+    host = broker.host or urlsplit(cloud_url).hostname or ""
+    return BrokerAddress(host=host, port=broker.port, tls=broker.tls, version=broker.version)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -203,7 +203,10 @@ class EnrollRequest(Message, frozen=True, kw_only=True):
 
 
 class BrokerAddress(msgspec.Struct, frozen=True):
-    """How devices reach the fleet's broker. `version` is 5 or 4 (MQTT 3.1.1)."""
+    """How devices reach the fleet's broker. `version` is 5 or 4 (MQTT 3.1.1).
+
+    `host` is "" where the broker is on the coordinator's machine, under every name of it.
+    """
 
     host: str
     port: int

@@ -12,12 +12,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from aimass_cloud.access import Attempts, DeviceTokens, Keys
-from aimass_cloud.app.opening import broker_address, claimed, opened_store
+from aimass_cloud.app.opening import (
+    broker_address,
+    claimed,
+    opened_store,
+    reached_from_here,
+    told_to_devices,
+)
 from aimass_cloud.app.workshop import Workshop
 from aimass_cloud.bridge import Bridge
 from aimass_cloud.broker import FleetBroker, TlsFiles
-from aimass_cloud.config import CloudSettings
+from aimass_cloud.config import CloudSettings, HttpSettings
 from aimass_cloud.federation.rounds import Rounds
 from aimass_cloud.federation.signals import FleetTransport
 from aimass_cloud.fleet import (
@@ -141,13 +149,13 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
         store,
         authority,
         trust=settings.trust,
-        broker=lambda: address,
+        broker=lambda: told_to_devices(address),
         tuf_root=lambda: tuf.root().decode(),
     )
     keys = Keys(store)
     await keys.ensure_admin_key(data)
     registry = Registry(store, blobs, tuf)
-    bridge = Bridge(address, _own_tls(authority, data, address), store)
+    bridge = Bridge(reached_from_here(address), _own_tls(authority, data, address), store)
     transport = await stack.enter_async_context(FleetTransport(bridge, blobs))
     rounds = Rounds(store, transport, data / "rounds")
     rollouts = Rollouts(store, publish=lambda topic, raw: bridge.publish(topic, raw, retain=True))
@@ -180,7 +188,7 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
         workshop=Workshop(data, registry, rounds, devices=_Online(fleet)),
         bridge=bridge,
         pool=await stack.enter_async_context(ModelPool(settings.serving)),
-        server_tls=_server_tls(authority, data, settings.http.host),
+        server_tls=_server_tls(authority, data, settings.http),
         broker_note=note,
     )
 
@@ -195,11 +203,12 @@ async def _broker(
     """Our own broker, started; or the address of the one that the settings name."""
     if settings.mqtt.url:
         return broker_address(settings.mqtt), ""
-    hosts = local_hosts(settings.mqtt.host)
+    host = settings.mqtt.host or settings.http.host
+    hosts = (*local_hosts(host), *settings.http.names)
     tls = write_service_files(authority, data / "tls", "broker", purpose="server", hosts=hosts)
-    broker = FleetBroker(settings.mqtt, TlsFiles(*tls), data)
-    await stack.enter_async_context(broker)
-    log.info("%s broker on %s:%d", broker.kind, broker.address.host, broker.address.port)
+    own = msgspec.structs.replace(settings.mqtt, host=host)
+    broker = await stack.enter_async_context(FleetBroker(own, TlsFiles(*tls), data))
+    log.info("%s broker on %s:%d", broker.kind, host, broker.address.port)
     return broker.address, broker.note
 
 
@@ -210,8 +219,8 @@ def _own_tls(authority: Authority, data: Path, address: BrokerAddress) -> TlsFil
     return TlsFiles(*write_service_files(authority, data / "tls", COORDINATOR, purpose="client"))
 
 
-def _server_tls(authority: Authority, data: Path, host: str) -> TlsPaths:
-    hosts = local_hosts(host)
+def _server_tls(authority: Authority, data: Path, settings: HttpSettings) -> TlsPaths:
+    hosts = (*local_hosts(settings.host), *settings.names)
     return write_service_files(authority, data / "tls", "api", purpose="server", hosts=hosts)
 
 

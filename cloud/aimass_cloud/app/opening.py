@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
 from alembic.util import CommandError
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -23,6 +24,7 @@ from aimass_shared.errors import (
 from aimass_shared.messages import BrokerAddress
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared with, not bound to
 
 
 @contextmanager
@@ -107,3 +109,17 @@ def broker_address(settings: MqttSettings) -> BrokerAddress:
         )
     tls = url.scheme == "mqtts"
     return BrokerAddress(host=url.hostname, port=port or DEFAULT_PORTS[url.scheme], tls=tls)
+
+
+def told_to_devices(address: BrokerAddress) -> BrokerAddress:
+    """A broker's address for other machines: without a host where it listens on every address.
+
+    A device then takes the host by which it reaches the coordinator, which is known to work there.
+    """
+    return msgspec.structs.replace(address, host="") if address.host in ANY_ADDRESS else address
+
+
+def reached_from_here(address: BrokerAddress) -> BrokerAddress:
+    """A broker's address for this machine: loopback where it listens on every address."""
+    host = ANY_ADDRESS.get(address.host, address.host)
+    return msgspec.structs.replace(address, host=host)

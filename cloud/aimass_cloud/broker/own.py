@@ -15,6 +15,7 @@ from aimass_shared.messages import BrokerAddress
 Kind = Literal["mosquitto", "embedded"]
 Wanted = Literal["auto", "mosquitto", "embedded"]
 
+LOOPBACK = "127.0.0.1"
 NOTE = (
     "mosquitto is not used: the pure-Python broker runs instead (MQTT 3.1.1, for trials; sessions "
     "and retained messages are lost when it ends). For more: apt-get install mosquitto"
@@ -94,7 +95,8 @@ class FleetBroker(_OwnBroker):
     """
 
     def __init__(self, settings: MqttSettings, tls: TlsFiles, data_dir: Path) -> None:
-        super().__init__(settings.host, settings.port, data_dir / "broker", wanted=settings.broker)
+        host = settings.host or LOOPBACK
+        super().__init__(host, settings.port, data_dir / "broker", wanted=settings.broker)
         self._tls = TlsFiles(*(path.resolve() for path in (tls.ca, tls.certificate, tls.key)))
 
     @property
@@ -115,7 +117,7 @@ class PlantBroker(_OwnBroker):
     """A plain broker on loopback that plays the factory's; anybody on this machine may do all."""
 
     def __init__(self, folder: Path, *, port: int = 0, wanted: Wanted = "auto") -> None:
-        super().__init__("127.0.0.1", port, folder, wanted=wanted)
+        super().__init__(LOOPBACK, port, folder, wanted=wanted)
 
     @property
     def address(self) -> BrokerAddress:

@@ -134,6 +134,9 @@ def _add_serve(commands: _Commands) -> None:
     serve.add_argument("--data-dir", help="where everything is kept (.aimass)")
     serve.add_argument("--host", help="address to listen on; TLS is on unless it is loopback")
     serve.add_argument("--port", type=int, help="port of the API (8080)")
+    serve.add_argument(
+        "--name", action="append", help="name or address that devices use (may be repeated)"
+    )
     serve.add_argument("--mqtt", help="URL of a broker that is already there")
     serve.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), help="own broker")
     serve.set_defaults(call="serve")

@@ -72,6 +72,7 @@ def serve_settings(args: argparse.Namespace) -> CloudSettings:
         "data_dir": args.data_dir,
         "http.host": args.host,
         "http.port": args.port,
+        "http.names": args.name,
         "mqtt.url": args.mqtt,
         "mqtt.broker": args.broker,
     }
