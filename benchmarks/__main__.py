@@ -18,7 +18,7 @@ DESCRIPTION = """\
 Speed and memory as ratios to a peer or a floor measured in the same run, in turns.
 
 examples:
-  python -m benchmarks                        all of them, about six minutes
+  python -m benchmarks                        all of them, about two minutes
   python -m benchmarks --quick                all of them, about a minute
   python -m benchmarks endpoint grid          two of them
   python -m benchmarks learning --rounds 3 --json learning.json
