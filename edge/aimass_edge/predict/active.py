@@ -3,6 +3,7 @@
 Opening blocks, so it happens in a worker thread; counting who uses it happens in the event loop.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +26,23 @@ Opener = Callable[[Path, BoardSettings], Session]
 
 
 class Active:
-    """A loaded slice of a release, and the state that belongs to it."""
+    """A loaded slice of a release, and the state that belongs to it.
 
-    def __init__(self, manifest: Manifest, entry: SliceEntry, session: Session) -> None:
+    `window_ms` is what one window took at best when it was tried.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        entry: SliceEntry,
+        session: Session,
+        *,
+        window_ms: float = math.inf,
+    ) -> None:
         self.manifest = manifest
         self.entry = entry
         self.session = session
+        self._window_ms = math.inf if session.waits else window_ms
         self.alarm = AlarmState(manifest.contract.alarm)
         self._selection: tuple[tuple[str, ...], Selection] | None = None
         self._users = 0
@@ -40,6 +52,10 @@ class Active:
     def key(self) -> str:
         """What its measured times are kept under: a slice of a release."""
         return f"{self.manifest.release}/{self.entry.spec.name}"
+
+    def takes_ms(self, windows: int) -> float:
+        """Processor time of one run at best; infinite where it may wait for something else."""
+        return self._window_ms * windows
 
     def selection(self, sensors: tuple[str, ...]) -> Selection:
         """Where its sensors are in a row; remembered, because rows seldom change."""

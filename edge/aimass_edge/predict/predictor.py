@@ -115,7 +115,7 @@ class Predictor:
             opened = await anyio.to_thread.run_sync(
                 partial(open_checked, path, self._board, contract, opener=self._opener)
             )
-            active = Active(manifest, entry, opened.session)
+            active = Active(manifest, entry, opened.session, window_ms=opened.window_ms)
             now = self._clock()
             self._capacity.times.add(active.key, 1, measured_ms=opened.window_ms, now=now)
             self._replace(active)

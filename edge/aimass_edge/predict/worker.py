@@ -1,7 +1,8 @@
 """The one worker that runs the model: a line of jobs, a thread, and the account of its time.
 
 One at a time, because a device's cores are few and predictions of time are only good if runs do not
-compete. Which job may enter is decided before (`predictor`); which is next, by `lanes`.
+compete. A run that is shorter than the way to a thread and back stays on the event loop. Which job
+may enter is decided before (`predictor`); which is next, by `lanes`.
 """
 
 import logging
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 from numpy.typing import NDArray
@@ -25,6 +27,9 @@ from aimass_shared.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+INLINE_MS = 0.4
+"""Handing a run to a thread and back costs about as much (`docs/benchmarks.md`, endpoint)."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -96,9 +101,7 @@ class Worker:
         self._capacity.start(job.ticket, self._clock())
         try:
             with job.active.in_use():
-                outputs = await anyio.to_thread.run_sync(
-                    job.active.session.run, job.feeds, limiter=self._thread
-                )
+                outputs = await self._outputs(job)
         except AimassError as error:
             self._settle(job, error=error)
         except Exception as error:
@@ -111,6 +114,14 @@ class Worker:
             # Only when the agent stops while a run is under way: its caller must not wait for ever.
             if not job.done.is_set():
                 self._settle(job, error=NoActiveModelError("the agent is stopping"))
+
+    async def _outputs(self, job: Job) -> dict[str, NDArray[Any]]:
+        """Run here if it is short, else in the thread; others get their turn either way."""
+        run = job.active.session.run
+        if job.active.takes_ms(job.ticket.windows) <= INLINE_MS:
+            await anyio.lowlevel.checkpoint()
+            return run(job.feeds)
+        return await anyio.to_thread.run_sync(run, job.feeds, limiter=self._thread)
 
     def _settle(
         self,

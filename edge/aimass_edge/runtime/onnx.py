@@ -92,6 +92,11 @@ class OnnxSession:
         """The execution provider that was chosen."""
         return self._provider
 
+    @property
+    def waits(self) -> bool:
+        """An accelerator is waited for; a processor computes."""
+        return self._provider != CPU
+
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run once; see `Session.run` for what is raised."""
         session = self._session

@@ -50,6 +50,11 @@ class PacedSession:
         """The provider of the session that is paced."""
         return self._inner.provider
 
+    @property
+    def waits(self) -> bool:
+        """It sleeps for the board's sake."""
+        return True
+
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run once, then sleep for the rest of the board's time."""
         start = self._clock()

@@ -32,6 +32,10 @@ class Session(Protocol):
     def provider(self) -> str:
         """What executes the model, such as `CPUExecutionProvider`."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `run` may wait for something: then it must never run on an event loop."""
+
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run the model once over one batch.
 

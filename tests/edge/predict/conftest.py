@@ -133,6 +133,7 @@ class Closing:
         self.inputs = inner.inputs
         self.outputs = inner.outputs
         self.provider = inner.provider
+        self.waits = inner.waits
         self.run = inner.run
 
     def close(self) -> None:
