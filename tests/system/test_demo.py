@@ -121,7 +121,7 @@ def with_embedded(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 KEYS = {
-    "": "ok seconds versions train slices devices detection handoff outage rounds rollout",
+    "": "ok seconds versions train slices devices detection plants handoff outage rounds rollout",
     "versions": "python torch onnxruntime flwr litestar broker",
     "train": "parameters val_mse baselines",
     "train.baselines": "persistence dlinear var",
@@ -129,6 +129,7 @@ KEYS = {
     "devices": "id profile width precision predictions handed_off refused p50_ms p99_ms",
     "detection": "fault false_alarm_rate detection_rate delay_samples top_sensors baselines",
     "detection.baselines": "pca",
+    "plants": "site kind predictions alarms",
     "handoff": "requests local cloud refused late lost deadline_ms p50_ms p99_ms",
     "outage": "seconds local_predictions lost",
     "rounds": "round clients seconds bytes_up bytes_down val_mse",

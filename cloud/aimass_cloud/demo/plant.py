@@ -122,7 +122,7 @@ async def connect(
         async with _sparkplug(site, broker, sensors) as plant:
             yield plant
         return
-    async with _client(broker, f"plant-{site.name}") as client:
+    async with client_of(broker, f"plant-{site.name}") as client:
         kind = JsonPlant if site.kind == "json" else UnsPlant
         yield kind(client, site.topic, sensors)
 
@@ -134,7 +134,7 @@ async def _sparkplug(
     metrics = [Metric(name=name, datatype=DataType.FLOAT, value=None) for name in sensors]
     session = EdgeSession(site.group, site.node, {"": [], site.device: metrics})
     will = session.will(_now_ms())
-    async with _client(broker, f"plant-{site.name}", will=Will(*will)) as client:
+    async with client_of(broker, f"plant-{site.name}", will=Will(*will)) as client:
         await client.subscribe(session.commands, qos=1)
         plant = SparkplugPlant(client, session, site.device, sensors=sensors)
         await plant.bear()
@@ -148,7 +148,8 @@ async def _sparkplug(
                 await obeying
 
 
-def _client(broker: BrokerAddress, name: str, *, will: Will | None = None) -> aiomqtt.Client:
+def client_of(broker: BrokerAddress, name: str, *, will: Will | None = None) -> aiomqtt.Client:
+    """A connection to the factory's broker, to be entered."""
     version = ProtocolVersion.V5 if broker.version == 5 else ProtocolVersion.V311  # noqa: PLR2004  MQTT's own numbers
     return Client(
         broker.host, broker.port, identifier=name, protocol=version, will=will, timeout=30

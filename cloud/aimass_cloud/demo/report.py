@@ -54,6 +54,19 @@ class DeviceReport(msgspec.Struct):
     rss_mib: float
 
 
+class PlantReport(msgspec.Struct):
+    """What came back to one plant on its own broker, in its own dialect.
+
+    Attributes:
+        predictions: heard since its agent had a model. alarms: those with the alarm up.
+    """
+
+    site: str
+    kind: str
+    predictions: int
+    alarms: int
+
+
 class HandoffReport(msgspec.Struct):
     """The burst at one agent's inference endpoint, as its clients saw it."""
 
@@ -115,6 +128,7 @@ class Report(msgspec.Struct):
     slices: list[SliceReport]
     devices: list[DeviceReport]
     detection: Detection
+    plants: list[PlantReport]
     handoff: HandoffReport
     outage: OutageReport
     rounds: list[RoundReport]
@@ -184,6 +198,9 @@ def _lines(report: Report) -> dict[str, str]:
         f" {found.false_alarm_rate:.1%} false alarms, after {found.delay_samples} samples",
         "PCA on the same rows": _baseline(found.baselines["pca"]),
         "most responsible": ", ".join(found.top_sensors),
+        "back in the plants": ", ".join(
+            f"{plant.predictions} ({plant.kind})" for plant in report.plants
+        ),
         "burst": f"{burst.requests} requests, {burst.deadline_ms} ms: {burst.local} local,"
         f" {burst.cloud} cloud, {burst.refused} refused, {burst.late} late, {burst.lost} lost",
         "outage": f"{outage.seconds:.1f} s, {outage.local_predictions} predictions made,"

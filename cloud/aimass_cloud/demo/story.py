@@ -4,6 +4,7 @@ What a claim of the story did not hold up to is a failure in the report.
 """
 
 from aimass_cloud.demo import versions
+from aimass_cloud.demo.answers import Answers
 from aimass_cloud.demo.chapters import joining, modelling, operating
 from aimass_cloud.demo.replay import Replay
 from aimass_cloud.demo.report import Report
@@ -20,7 +21,9 @@ async def tell(scene: Scene) -> Report:
         train, model = await modelling.train(scene)
         slices = await modelling.make_slices(scene, model)
         await modelling.roll_out(scene, model)
-        detection = await operating.watch_fault(scene)
+        async with Answers(scene.stage.broker.address, scene.stage.devices) as answers:
+            detection = await operating.watch_fault(scene)
+            heard = await operating.hear_answers(scene, answers)
         met = await operating.overload(scene)
         outage = await operating.outage(scene)
     rounds, child = await modelling.run_rounds(scene, model)
@@ -37,6 +40,7 @@ async def tell(scene: Scene) -> Report:
         slices=slices,
         devices=devices,
         detection=detection,
+        plants=heard,
         handoff=met,
         outage=outage,
         rounds=rounds,

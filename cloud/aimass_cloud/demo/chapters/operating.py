@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from aimass_cloud.demo import burst
+from aimass_cloud.demo.answers import Answers
 from aimass_cloud.demo.burst import Burst
 from aimass_cloud.demo.detection import Detection, Rates, Seen, judge, rates
-from aimass_cloud.demo.report import DeviceReport, HandoffReport, OutageReport
+from aimass_cloud.demo.report import DeviceReport, HandoffReport, OutageReport, PlantReport
 from aimass_cloud.demo.scene import Scene
 from aimass_cloud.demo.sites import SITES, Site
 from aimass_cloud.models.pca import Pca
@@ -44,6 +45,24 @@ async def watch_fault(scene: Scene) -> Detection:
     scene.voice.say(f"{found.windows} windows: {_words(found)}; PCA: {_words(baselines['pca'])}")
     scene.claim("the fault was found", holds=found.delay_samples >= 0)
     return found
+
+
+async def hear_answers(scene: Scene, answers: Answers) -> list[PlantReport]:
+    """What came back to the plants while the fault was watched."""
+
+    def everyone() -> bool:
+        return all(plant.predictions and plant.alarms for plant in answers.reports())
+
+    with suppress(DeadlineExceededError):
+        await scene.stage.until(everyone, "predictions back in every plant", DRAIN_S)
+    heard = answers.reports()
+    for plant in heard:
+        scene.voice.say(
+            f"{plant.site}: {plant.predictions} predictions came back over {plant.kind},"
+            f" {plant.alarms} with the alarm up"
+        )
+    scene.claim("every plant heard its agent", holds=everyone())
+    return heard
 
 
 def _words(found: Detection | Rates) -> str:
