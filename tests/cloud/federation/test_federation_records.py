@@ -58,7 +58,7 @@ def web(rounds: Rounds, *middleware: Callable[[ASGIApp], ASGIApp]) -> Litestar:
     return Litestar(
         [RoundsController],
         middleware=middleware,
-        dependencies={"rounds": Provide(lambda: rounds, sync_to_thread=False)},
+        dependencies={"federation": Provide(lambda: rounds, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
     )
 
