@@ -1,5 +1,6 @@
 """How the demo speaks: numbered chapters, one line for each thing that happened, a moving bar."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,16 @@ from rich.progress import (
 
 from aimass_cloud.admin import Watch
 
+PIPE_WIDTH = 120
+"""Columns of an output that is no terminal."""
+
 
 class Voice:
     """The demo's words, on standard error, so that `--json` keeps standard output for itself."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        wide = None if sys.stderr.isatty() else PIPE_WIDTH
+        self.console = Console(stderr=True, width=wide)
         self._start = time.monotonic()
         self._chapter = 0
 
