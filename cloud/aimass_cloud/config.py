@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared with, not bound to
+"""Listening on every address, and how such a listener is reached from its own machine."""
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 

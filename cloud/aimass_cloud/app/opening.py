@@ -13,7 +13,7 @@ import msgspec
 from alembic.util import CommandError
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from aimass_cloud.config import MqttSettings
+from aimass_cloud.config import ANY_ADDRESS, MqttSettings
 from aimass_cloud.store import Store
 from aimass_shared.errors import (
     ConflictError,
@@ -24,7 +24,6 @@ from aimass_shared.errors import (
 from aimass_shared.messages import BrokerAddress
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared with, not bound to
 
 
 @contextmanager

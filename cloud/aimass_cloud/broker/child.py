@@ -17,6 +17,7 @@ from typing import Self
 
 import msgspec
 
+from aimass_cloud.config import ANY_ADDRESS
 from aimass_shared.errors import BrokerUnavailableError, InvalidSettingError, PortInUseError
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ STOP_DEADLINE_S = 5.0
 RESTART_PAUSE_S = 0.5
 MAX_PORT = 65535
 TETHER = str(Path(__file__).with_name("tether.py"))
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach such a listener locally
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -124,7 +124,7 @@ class Child:
 
 async def _answers(host: str, port: int) -> bool:
     try:
-        _, writer = await asyncio.open_connection(_ANYWHERE.get(host, host), port)
+        _, writer = await asyncio.open_connection(ANY_ADDRESS.get(host, host), port)
     except OSError:
         return False
     writer.close()

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from aimass_cloud.config import ANY_ADDRESS
 from aimass_cloud.store.blobs import sync_directory
 from aimass_shared import identity
 from aimass_shared.errors import MalformedMessageError, StateCorruptError
@@ -175,8 +176,7 @@ def write_service_files(
 
 def local_hosts(host: str) -> tuple[str, ...]:
     """What a server certificate of this machine is valid for: loopback, and `host`."""
-    any_address = {"", "0.0.0.0", "::"}  # noqa: S104  compared with, not bound to
-    mine = () if host in any_address else (host,)
+    mine = () if not host or host in ANY_ADDRESS else (host,)
     return tuple(dict.fromkeys(("127.0.0.1", "::1", "localhost", os.uname().nodename, *mine)))
 
 

@@ -201,6 +201,7 @@ class Agent:
         async with AsyncExitStack() as stack:
             stack.enter_context(claimed(self._data / "lock"))
             parts = await self._compose(stack)
+            parts.bus.on_connect(partial(parts.link.announce, parts.stats))
             async with anyio.create_task_group() as tasks:
                 device = self._identity.device
                 tasks.start_soon(parts.link.listen, tasks, parts.wishes.want)

@@ -84,8 +84,12 @@ class FleetLink:
     async def heartbeat(self, period_s: float, stats: Callable[[], AgentStats]) -> None:
         """Say that we are here and what we did, now and every `period_s` seconds."""
         while True:
-            await self.publish(topics.state(self._device), _state(online=True, stats=stats()))
+            await self.announce(stats)
             await anyio.sleep(period_s)
+
+    async def announce(self, stats: Callable[[], AgentStats]) -> None:
+        """Say that we are here: at each connect, so that nobody waits for the next heartbeat."""
+        await self.publish(topics.state(self._device), _state(online=True, stats=stats()))
 
     async def leave(self) -> None:
         """Say that we are gone, on purpose."""
