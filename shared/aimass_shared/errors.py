@@ -18,7 +18,7 @@ The tree, by who can act on it:
   + LinkError                the network between the parts
     - BrokerUnavailableError, CloudUnavailableError, DownloadFailedError
   + ModelError               the author of a model
-    - ModelLoadFailedError, TrainingFailedError
+    - ModelLoadFailedError, TrainingFailedError, DataError
   + RoundError               one client of a federated round
     - BadUpdateError, NoClientsError
   + StorageError             the disk
@@ -276,6 +276,12 @@ class TrainingFailedError(ModelError):
     """Training diverged or its data is unusable."""
 
     code = "training-failed"
+
+
+class DataError(ModelError):
+    """Data that are not of the layout that was asked for; the detail names file and place."""
+
+    code = "bad-data"
 
 
 class RoundError(AimassError):
