@@ -51,7 +51,7 @@ async def aimass(model: Path) -> AsyncIterator[int]:
     from aimass_shared.manifest import Manifest, SliceEntry  # noqa: PLC0415
     from aimass_shared.slices import SliceCost, SliceSpec  # noqa: PLC0415
 
-    cost = SliceCost(model_bytes=508, memory_mib=1.0, reference_ms=0.1, val_mse=0.5)
+    cost = SliceCost(model_bytes=508, memory_mib=1.0, reference_ms=0.1, val_error=0.5)
     entry = SliceEntry(SliceSpec(1.0, "fp32"), cost, (), 1e-4)
     # A refusal would be a fast answer: with this deadline there is none.
     predictor = Predictor(BoardSettings(), CapacitySettings(default_deadline_ms=DEADLINE_MS))

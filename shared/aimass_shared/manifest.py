@@ -5,26 +5,34 @@ every file by SHA-256, so that trust in it is trust in all of them. Files travel
 content-addressed blobs. See also `aimass_shared.trust`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from aimass_shared.errors import MalformedMessageError
 from aimass_shared.slices import SliceCost, SliceSpec
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_MANIFEST_BYTES = 1 << 20
-SensorKind = Literal["continuous", "sampled", "actuator"]
-Role = Literal["model", "train", "selftest"]
+BYTES = "BYTES"
+TaskKind = Literal["forecast", "classify", "match", "rank"]
+Role = Literal["model", "train", "selftest", "vocabulary"]
+SensorKind: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
 
 
 class Sensor(msgspec.Struct, frozen=True):
-    """One input channel: the name telemetry must carry, its unit, and what kind of thing it is."""
+    """One input channel: the name telemetry must carry, its unit, and what kind of thing it is.
+
+    Attributes:
+        kind: a word that the recipe gives a meaning to, such as `continuous` or `actuator`.
+        label: for people. entity: the machine or line that it belongs to, "" for none.
+    """
 
     name: str
     unit: str
     kind: SensorKind
     label: str = ""
+    entity: str = ""
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -54,33 +62,51 @@ class AlarmRule(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """What a model needs from telemetry and gives back.
+    """What a model takes and gives back, and what it needs from telemetry, if anything.
 
-    The inputs are `values` `[batch, window, sensors]` in the sensors' units and `mask` of the same
-    shape (1 = measured, 0 = missing). The outputs are `forecast` `[batch, horizon, sensors]` in the
-    sensors' units, and those that `alarm` names.
+    A model with sensors is fed from telemetry. Its inputs are `values` `[batch, window, sensors]`
+    in the sensors' units and `mask` of the same shape (1 = measured, 0 = missing). Its outputs are
+    `forecast` `[batch, horizon, sensors]` in the sensors' units, and those that `alarm` names.
+    A model without sensors answers requests only; its tensors are what its recipe says. A tensor of
+    BYTES has the shape `[batch]`: see `aimass_shared.vocabulary`.
 
     Attributes:
+        task: what the outputs mean.
         sensors: channels in the order of the last axis.
         step_ms: time between two rows of a window.
         window: rows of one input. horizon: rows of one forecast. stride: rows between two windows.
+        alarm: when a prediction is an alarm; None where it never is.
+        labels: names of the classes, in the order of the last axis of the probabilities.
         min_coverage: share of measured values below which no prediction is made.
     """
 
     model: str
-    sensors: tuple[Sensor, ...]
-    step_ms: int
-    window: int
-    horizon: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    alarm: AlarmRule
+    task: TaskKind = "forecast"
+    sensors: tuple[Sensor, ...] = ()
+    step_ms: int = 0
+    window: int = 0
+    horizon: int = 0
+    alarm: AlarmRule | None = None
+    labels: tuple[str, ...] = ()
     stride: int = 1
     min_coverage: float = 0.5
 
+    @property
+    def telemetry(self) -> bool:
+        """Whether it is fed from telemetry; otherwise it answers requests only."""
+        return bool(self.sensors)
+
+    @property
+    def needs(self) -> tuple[Role, ...]:
+        """Roles of the files that each of its slices must have."""
+        texts = any(spec.datatype == BYTES for spec in (*self.inputs, *self.outputs))
+        return ("model", "selftest", "vocabulary") if texts else ("model", "selftest")
+
 
 class FileRef(msgspec.Struct, frozen=True):
-    """A file by content. `role` says what it is for: model, train, selftest."""
+    """A file by content. `role` says what it is for: model, train, selftest, vocabulary."""
 
     role: Role
     name: str
@@ -173,11 +199,15 @@ def decode(raw: bytes) -> Manifest:
             f"manifest has {len(raw)} bytes, the limit is {MAX_MANIFEST_BYTES}"
         )
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        schema = msgspec.json.decode(raw, type=_Head).schema  # first: the rest may be unknown
+        if schema != SCHEMA:
+            raise MalformedMessageError(
+                f"manifest has schema {schema}, this version knows {SCHEMA}: release it again"
+            )
+        return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedMessageError(f"manifest does not decode: {error}") from error
-    if manifest.schema != SCHEMA:
-        raise MalformedMessageError(
-            f"manifest has schema {manifest.schema}, this version knows {SCHEMA}"
-        )
-    return manifest
+
+
+class _Head(msgspec.Struct):
+    schema: int = 0

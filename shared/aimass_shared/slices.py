@@ -36,13 +36,14 @@ class SliceCost(msgspec.Struct, frozen=True):
         model_bytes: size of the model file.
         memory_mib: resident memory that the runtime needs for it, at most.
         reference_ms: fastest of many runs over one window on one core of the coordinator.
-        val_mse: error on validation data, in squared standard deviations.
+        val_error: error on held-back data in the recipe's own measure, smaller is better: squared
+            standard deviations, share of wrong labels, 1 - correlation, 1 - NDCG.
     """
 
     model_bytes: int
     memory_mib: float
     reference_ms: float
-    val_mse: float
+    val_error: float
 
 
 class Board(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from aimass_cloud.store import Store
 from aimass_cloud.store.tables import DeviceRow, ModelRow, ReleaseRow
 from aimass_shared import messages
 from aimass_shared.errors import BrokerUnavailableError, ConflictError, NotFoundError
-from aimass_shared.manifest import AlarmRule, Contract, Manifest, SliceEntry, encode
+from aimass_shared.manifest import Contract, Manifest, SliceEntry, encode
 from aimass_shared.messages import Desired, Inventory, Reported, ReportedState
 from aimass_shared.slices import Board, SliceCost, SliceSpec
 
@@ -72,7 +72,7 @@ async def add_release(store: Store, release: str = "r1") -> str:
         SliceEntry(SliceSpec(width, "int8"), SliceCost(1, 50 * width, 4 * width, 0.1), (), 0.01)
         for width in (0.25, 1.0)
     )
-    contract = Contract("m", (), 1000, 4, 1, (), (), AlarmRule("score", 1.0, "contribution"))
+    contract = Contract("m", (), ())
     manifest = Manifest(release, "m", contract, entries, created=1)
     async with store.session() as session:
         if await session.get(ModelRow, "m-1") is None:

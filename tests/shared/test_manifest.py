@@ -33,7 +33,7 @@ CONTRACT = Contract(
 )
 ENTRY = SliceEntry(
     spec=SliceSpec(0.5, "int8"),
-    cost=SliceCost(model_bytes=4, memory_mib=8.0, reference_ms=0.1, val_mse=0.7),
+    cost=SliceCost(model_bytes=4, memory_mib=8.0, reference_ms=0.1, val_error=0.7),
     files=(FileRef("model", "model.onnx", "ab" * 32, 4),),
     tolerance=1e-3,
 )
@@ -74,3 +74,25 @@ def test_a_manifest_over_the_limit_is_refused() -> None:
 def test_a_cut_manifest_is_refused(length: int) -> None:
     with pytest.raises(MalformedMessageError):
         decode(encode(MANIFEST)[:length])
+
+
+def test_a_model_without_sensors_takes_requests_only() -> None:
+    texts = Contract(
+        model="pairs",
+        inputs=(TensorSpec("first", "BYTES", (-1,)), TensorSpec("second", "BYTES", (-1,))),
+        outputs=(TensorSpec("match", "FP32", (-1,)),),
+        task="match",
+    )
+    assert CONTRACT.telemetry
+    assert CONTRACT.needs == ("model", "selftest")
+    assert not texts.telemetry
+    assert texts.needs == ("model", "selftest", "vocabulary")
+    manifest = msgspec.structs.replace(MANIFEST, contract=texts)
+    assert decode(encode(manifest)) == manifest
+
+
+@pytest.mark.parametrize("kind", ["", "two words", "a/b", "x" * 65])
+def test_the_kind_of_a_sensor_is_one_word(kind: str) -> None:
+    contract = msgspec.structs.replace(CONTRACT, sensors=(Sensor("a", "", kind),))
+    with pytest.raises(MalformedMessageError, match="kind"):
+        decode(encode(msgspec.structs.replace(MANIFEST, contract=contract)))

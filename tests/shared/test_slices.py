@@ -12,7 +12,7 @@ BOARD = Board("board", memory_mib=100, cpu_time_factor=4, window_budget_ms=2.0)
 
 def cost(memory_mib: float, reference_ms: float) -> SliceCost:
     return SliceCost(
-        model_bytes=1000, memory_mib=memory_mib, reference_ms=reference_ms, val_mse=1.0
+        model_bytes=1000, memory_mib=memory_mib, reference_ms=reference_ms, val_error=1.0
     )
 
 

@@ -31,7 +31,7 @@ VERSIONS = st.dictionaries(st.sampled_from([*trust.TOP_ROLES, "channel-a"]), st.
 def make_entry(**changes: object) -> SliceEntry:
     entry = SliceEntry(
         spec=SliceSpec(0.5, "int8"),
-        cost=SliceCost(len(BODY), memory_mib=50, reference_ms=4, val_mse=0.1),
+        cost=SliceCost(len(BODY), memory_mib=50, reference_ms=4, val_error=0.1),
         files=(REF, FileRef("selftest", "selftest.npz", "ab" * 32, 10)),
         tolerance=0.01,
     )

@@ -125,7 +125,7 @@ KEYS = {
     "versions": "python torch onnxruntime flwr litestar broker",
     "train": "parameters val_mse baselines",
     "train.baselines": "persistence dlinear var",
-    "slices": "width precision bytes p50_ms val_mse",
+    "slices": "width precision bytes p50_ms val_error",
     "devices": "id profile width precision predictions handed_off refused p50_ms p99_ms",
     "detection": "fault false_alarm_rate detection_rate delay_samples top_sensors baselines",
     "detection.baselines": "pca",
@@ -156,7 +156,7 @@ def _check_figures(report: Json) -> None:
     for part in report["slices"]:
         assert part["bytes"] > 1000
         assert 0 < part["p50_ms"] < 1000
-        assert train["val_mse"] * 0.9 < part["val_mse"] < train["baselines"]["persistence"]
+        assert train["val_mse"] * 0.9 < part["val_error"] < train["baselines"]["persistence"]
     assert 0 <= found["false_alarm_rate"] < 0.2
     assert found["detection_rate"] > 0.9
     assert 0 <= found["delay_samples"] < 30

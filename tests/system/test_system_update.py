@@ -177,7 +177,7 @@ def build_slice(where: Path, offset: float, model: bytes) -> SliceArtifact:
     np.savez(where / "selftest.npz", **vectors)
     return SliceArtifact(
         spec=SliceSpec(0.5, "int8"),
-        cost=SliceCost(1, memory_mib=50, reference_ms=1, val_mse=0.1),
+        cost=SliceCost(1, memory_mib=50, reference_ms=1, val_error=0.1),
         files=(
             ("model", str(where / "model.onnx")),
             ("train", str(where / "train.onnx")),

@@ -35,7 +35,7 @@ class SliceReport(msgspec.Struct):
     precision: str
     bytes: int
     p50_ms: float
-    val_mse: float
+    val_error: float
 
 
 class DeviceReport(msgspec.Struct):
@@ -150,10 +150,10 @@ def show(report: Report, console: Console) -> None:
 
 
 def _slices(report: Report) -> Table:
-    table = Table("slice", "bytes", "p50 ms", "val MSE", title="Slices of the release")
+    table = Table("slice", "bytes", "p50 ms", "error", title="Slices of the release")
     for part in report.slices:
         name = f"width {part.width:g} {part.precision}"
-        table.add_row(name, f"{part.bytes:,}", f"{part.p50_ms:.2f}", f"{part.val_mse:.4f}")
+        table.add_row(name, f"{part.bytes:,}", f"{part.p50_ms:.2f}", f"{part.val_error:.4f}")
     return table
 
 

@@ -39,14 +39,19 @@ class ModelInput(msgspec.Struct, frozen=True, eq=False):
 
 
 class AlarmState:
-    """Counts windows in a row over the threshold; a window without a score leaves the count."""
+    """Counts windows in a row over the threshold; a window without a score leaves the count.
 
-    def __init__(self, rule: AlarmRule) -> None:
+    Without a rule there is never an alarm.
+    """
+
+    def __init__(self, rule: AlarmRule | None) -> None:
         self._rule = rule
         self._in_a_row = 0
 
     def step(self, score: float) -> bool:
         """Take in the score of the next window; whether the alarm holds now."""
+        if self._rule is None:
+            return False
         self._in_a_row = self._in_a_row + 1 if score > self._rule.threshold else 0
         return self._in_a_row >= self._rule.consecutive
 
@@ -82,16 +87,20 @@ def model_input(contract: Contract, window: Window, selection: Selection) -> Mod
 
 
 def read_outputs(contract: Contract) -> tuple[str, ...]:
-    """Names of the outputs that `judge` reads."""
-    return (contract.alarm.score, contract.alarm.contribution, FORECAST)
+    """Names of the outputs that `judge` reads: none where no telemetry is fed."""
+    if not contract.telemetry:
+        return ()
+    rule = contract.alarm
+    judged = () if rule is None else (rule.score, rule.contribution)
+    return (*judged, FORECAST) if contract.task == "forecast" else judged
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """What the outputs say about one window."""
+    """What the outputs say about one window. A model without an alarm rule has the score 0."""
 
-    score: float
-    top_sensors: tuple[str, ...]
-    forecast: tuple[float, ...]
+    score: float = 0.0
+    top_sensors: tuple[str, ...] = ()
+    forecast: tuple[float, ...] = ()
 
 
 def judge(contract: Contract, outputs: Outputs) -> Judged:
@@ -100,16 +109,19 @@ def judge(contract: Contract, outputs: Outputs) -> Judged:
     Raises:
         ModelError: the score is not finite.
     """
-    rule = contract.alarm
+    judged = Judged() if contract.alarm is None else _scored(contract, contract.alarm, outputs)
+    if contract.task != "forecast":
+        return judged
+    forecast = tuple(float(value) for value in np.nan_to_num(outputs[FORECAST][0, 0]))
+    return msgspec.structs.replace(judged, forecast=forecast)
+
+
+def _scored(contract: Contract, rule: AlarmRule, outputs: Outputs) -> Judged:
     score = float(outputs[rule.score][0])
     if not np.isfinite(score):
         raise ModelError(f"{contract.model} gave the score {score}; roll back to another release")
     worst = np.argsort(-outputs[rule.contribution][0], kind="stable")[: rule.top]
-    return Judged(
-        score=score,
-        top_sensors=tuple(contract.sensors[index].name for index in worst),
-        forecast=tuple(float(value) for value in np.nan_to_num(outputs[FORECAST][0, 0])),
-    )
+    return Judged(score, tuple(contract.sensors[index].name for index in worst))
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -129,6 +141,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def prediction(source: Source, window: Window, judged: Judged, *, outcome: Outcome) -> Prediction:
     """Put together what is published and sent to the cloud."""
+    rule = source.manifest.contract.alarm
     return Prediction(
         model=source.manifest.model,
         release=source.manifest.release,
@@ -136,7 +149,7 @@ def prediction(source: Source, window: Window, judged: Judged, *, outcome: Outco
         sequence=window.sequence,
         window_end=window.end_ms,
         score=judged.score,
-        threshold=source.manifest.contract.alarm.threshold,
+        threshold=0.0 if rule is None else rule.threshold,
         alarm=outcome.alarm,
         top_sensors=judged.top_sensors,
         coverage=outcome.coverage,

@@ -76,7 +76,7 @@ class Shelf:
         shutil.copy(DATA / model, folder / "model.onnx")
         np.savez(folder / "selftest.npz", **vectors(width))
         files = tuple(self._file(folder, role) for role in ("model", "selftest"))
-        cost = SliceCost(model_bytes=500, memory_mib=1.0, reference_ms=0.1, val_mse=0.5)
+        cost = SliceCost(model_bytes=500, memory_mib=1.0, reference_ms=0.1, val_error=0.5)
         entry = SliceEntry(SliceSpec(1.0, "fp32"), cost, files, 1e-4)
         manifest = Manifest(release, "tiny", CONTRACT, (entry,), created=1)
         self.releases[release] = bundle_of(ref_of(release), encode(manifest)), entry

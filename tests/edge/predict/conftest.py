@@ -77,7 +77,7 @@ def make_release(tmp_path: Path) -> Callable[..., Release]:
         directory = tmp_path / name
         directory.mkdir()
         shutil.copy(DATA / file, directory / "model.onnx")
-        cost = SliceCost(model_bytes=508, memory_mib=1.0, reference_ms=0.1, val_mse=0.5)
+        cost = SliceCost(model_bytes=508, memory_mib=1.0, reference_ms=0.1, val_error=0.5)
         entry = SliceEntry(SliceSpec(1.0, "fp32"), cost, (), 1e-4)
         return Release(Manifest(name, "tiny", CONTRACT, (entry,), 0), entry, directory)
 

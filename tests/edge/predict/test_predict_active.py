@@ -11,7 +11,7 @@ from aimass_edge.config import BoardSettings
 from aimass_edge.predict.active import Active, open_checked
 from aimass_edge.runtime import open_session
 from aimass_shared.errors import ModelLoadFailedError
-from aimass_shared.manifest import Contract, TensorSpec
+from aimass_shared.manifest import AlarmRule, Contract, TensorSpec
 
 Make = Callable[..., Any]
 DATA = Path(__file__).parent.parent / "data"
@@ -83,7 +83,7 @@ def test_a_model_may_give_more_than_is_promised(contract: Contract, make_pace: M
 
 
 def test_an_alarm_rule_about_another_output_is_refused(contract: Contract, make_pace: Make) -> None:
-    rule = msgspec.structs.replace(contract.alarm, score="health")
+    rule = AlarmRule("health", 10.0, "contribution")
     promised = msgspec.structs.replace(contract, alarm=rule)
     with pytest.raises(ModelLoadFailedError, match="no output health"):
         open_checked(DATA / "monitor.onnx", BOARD, promised, opener=make_pace())

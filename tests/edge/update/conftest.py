@@ -42,7 +42,7 @@ def _make_bundle(
         FileRef(role, f"{role}.bin", hashlib.sha256(body).hexdigest(), len(body))
         for role, body in bodies.items()
     )
-    cost = SliceCost(model_bytes=100, memory_mib=10, reference_ms=1, val_mse=0.5)
+    cost = SliceCost(model_bytes=100, memory_mib=10, reference_ms=1, val_error=0.5)
     entry = SliceEntry(SliceSpec(0.5, "int8"), cost, files, tolerance)
     contract = Contract(
         model="tep-monitor",
