@@ -18,7 +18,7 @@ from aimass_shared.errors import AimassError
 from benchmarks.harness.measure import Case, Figures, Sample, Scale
 from benchmarks.harness.processes import DEADLINE_S, ENVIRON, Child, memory
 
-FULL_CONFIG, QUICK_CONFIG = "{}", '{"hidden": 16, "steps": 1, "widths": [1.0]}'
+FULL_CONFIG, QUICK_CONFIG = "{}", '{"hidden": 16, "steps": 1}'
 KINDS = {"aimass": "device", "torch": "torch"}
 MEASURED_STEPS, WARM_UP_STEPS = 30, 5
 MOST_ROUNDS, QUICK_ROUNDS = 5, 2

@@ -47,18 +47,21 @@ def by_torch(directory: Path) -> Step:
     """Autograd and `torch.optim.Adam`, one thread."""
     import torch  # noqa: PLC0415  a device must not pay for it
 
-    from aimass_cloud.models.deployed import deployed, tensors, weights_of  # noqa: PLC0415
+    from aimass_cloud.models.network import tensors  # noqa: PLC0415
     from aimass_cloud.models.trained import TrainedModel  # noqa: PLC0415
+    from aimass_cloud.slicing.templates import LocalLoss, network_of  # noqa: PLC0415
 
     torch.set_num_threads(1)
     model = TrainedModel.load(directory / "model")
-    whole, batch = deployed(model), tensors(arrays(directory / "batch.npz"))
-    weights = {name: one.requires_grad_() for name, one in weights_of(model, 1.0).items()}
+    whole, batch = LocalLoss(network_of(model)), tensors(arrays(directory / "batch.npz"))
+    named = {f"network.{name}": one for name, one in tensors(model.at(1.0)).items()}
+    weights = {name: named[f"network.{name}"].requires_grad_() for name in model.weights}
     adam = torch.optim.Adam(list(weights.values()), lr=RATE)
 
     def step() -> float:
         adam.zero_grad()
-        loss = whole.loss(batch["values"], batch["mask"], weight=batch["weight"], weights=weights)
+        inputs = (batch["values"], batch["mask"], batch["weight"])
+        loss = torch.func.functional_call(whole, named, inputs)
         torch.autograd.backward(loss)
         adam.step()
         return float(loss.detach())

@@ -10,27 +10,26 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aimass_cloud import recipes
-from aimass_cloud.models.deployed import nesting_of
-from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
+from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import cut
+from aimass_cloud.recipes import tep
 from aimass_cloud.slicing.export import filled
 from aimass_cloud.slicing.templates import BATCH, Templates
-from aimass_cloud.training import Plan, TrainSettings, train
-
-RECIPE = "tep"
+from aimass_cloud.training import RunSettings, train
 
 
-def write(directory: Path, config: ForecasterConfig) -> None:
+def write(directory: Path, options: dict[str, object]) -> None:
     """Train a little, export, and write the files."""
-    model = train(RECIPE, settings=TrainSettings(config, Plan(steps=2, check=2)))
+    model = train("sensor-graph", RunSettings(steps=2, check=2, options=options))
     model.save(directory / "model")
-    step = filled(Templates(model, directory).step(1.0), model.constants)
+    arrays = model.at(1.0)
+    constants = {name: array for name, array in arrays.items() if name not in model.weights}
+    step = filled(Templates(model, directory).step(1.0), constants)
     (directory / "train.onnx").write_bytes(step.SerializeToString())
     np.savez(
         directory / "weights.npz",
         allow_pickle=False,
-        **nesting_of(model).sliced(model.weights, 1.0),
+        **{name: arrays[name] for name in model.weights},
     )
     np.savez(directory / "batch.npz", allow_pickle=False, **batch(model))
 
@@ -38,7 +37,7 @@ def write(directory: Path, config: ForecasterConfig) -> None:
 def batch(model: TrainedModel) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     """The first windows of the recipe's training rows, all measured."""
     contract = model.info.contract
-    rows = recipes.find(RECIPE).load().train
+    rows = tep.load().train
     values = np.ascontiguousarray(cut(rows, contract.window + contract.horizon)[:BATCH])
     return {
         "values": values,
@@ -48,4 +47,4 @@ def batch(model: TrainedModel) -> dict[str, np.ndarray[tuple[int, ...], np.dtype
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=ForecasterConfig))
+    write(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=dict[str, object]))

@@ -345,7 +345,7 @@ def test_a_device_is_revoked(served: Served, ids: dict[str, str]) -> None:
         ("device token --site a/b", "malformed-message"),
         ("device token --site a --minutes 0", "malformed-message"),
         ("slice nothing", "not-found"),
-        ("train --recipe bread", "not-found"),
+        ("train bread", "not-found"),
         ("train --base nothing", "not-found"),
         ("train --seed -1", "request"),
         ("round statistics --deadline 2", "no-clients"),

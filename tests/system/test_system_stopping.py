@@ -55,7 +55,7 @@ async def test_serve_stops_in_the_middle_of_training_and_says_so_afterwards(
         key = await _admin_key(data, until)
         async with Admin.connect(f"http://127.0.0.1:{port}", key) as admin:
             await until(admin.ready, 30)
-            job = await admin.start("train", {"recipe": "tep"})
+            job = await admin.start("train", {"recipe": "sensor-graph"})
 
             async def trains() -> bool:
                 state = await admin.call("GET", f"/api/v1/jobs/{job}")

@@ -27,6 +27,7 @@ from aimass_cloud.federation.plans import (
 from aimass_cloud.federation.rounds import Rounds
 from aimass_cloud.jobs import Progress
 from aimass_cloud.models.trained import TrainedModel
+from aimass_cloud.recipes import tep
 from aimass_cloud.registry import NewModel, Registry
 from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError
@@ -43,7 +44,7 @@ VAR_LAGS = 2
 class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /api/v1/jobs/train`. `base` is the run of a statistics round, "" for none."""
 
-    recipe: str = "tep"
+    recipe: str = recipes.FLAGSHIP
     seed: Seed = 0
     base: str = ""
 
@@ -61,7 +62,7 @@ class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """
 
     kind: Literal["statistics", "train"]
-    recipe: str = "tep"
+    recipe: str = recipes.FLAGSHIP
     model: str = ""
     rounds: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
     epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
@@ -99,12 +100,13 @@ class Workshop:
             NotFoundError: there is no such recipe, or no such run.
             MissingExtraError: torch is not installed.
         """
-        recipes.find(request.recipe)
+        recipes.check(request.recipe)
         base = await asyncio.to_thread(self._moments, request.base) if request.base else None
-        train = (await _needs_torch(_import_training)).train
+        training = await _needs_torch(_import_training)
         async with exporting(request.recipe, self._exports):
+            run = msgspec.structs.replace(recipes.find(request.recipe).run, seed=request.seed)
             model = await asyncio.to_thread(
-                train, request.recipe, seed=request.seed, base=base, progress=progress
+                training.train, request.recipe, run, base=base, progress=progress
             )
         row = await self._register(model)
         return {"model": row.id, "parameters": row.parameters, "metrics": row.metrics}
@@ -134,15 +136,16 @@ class Workshop:
         return await self._training(request, progress)
 
     async def _statistics(self, request: RoundsRequest, progress: Progress) -> Result:
-        recipe = recipes.find(request.recipe)
+        recipes.check(request.recipe)
+        plant = await asyncio.to_thread(tep.load)
         devices = await self._devices.online()
         if not devices:
             raise NoClientsError("no device is online: see `aimass device list`")
         plan = StatisticsPlan(
             run=_new_run("stat"),
             devices=tuple(sorted(devices)),
-            sensors=(await asyncio.to_thread(recipe.load)).names,
-            step_ms=recipe.step_ms,
+            sensors=plant.names,
+            step_ms=plant.step_ms,
             lags=VAR_LAGS,
             timeout_s=request.deadline_s,
         )
@@ -168,12 +171,13 @@ class Workshop:
         )
 
         def evaluate(arrays: Arrays) -> dict[str, float]:
-            return {"val_mse": float(training.evaluate_forecast(model, arrays))}
+            figures: dict[str, float] = training.evaluate(model, arrays)
+            return figures
 
         result = await self._rounds.run_training(
             plan,
             dict(model.weights),
-            nesting=training.nesting(tuple(model.weights)).leading,
+            nesting=model.nesting.leading,
             evaluate=evaluate,
             progress=progress,
         )
@@ -243,7 +247,7 @@ def _describe(artifact: SliceArtifact) -> Result:
         "bytes": cost.model_bytes,
         "memory_mib": cost.memory_mib,
         "p50_ms": cost.reference_ms,
-        "val_mse": cost.val_mse,
+        "val_error": cost.val_error,
     }
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aimass_cloud import recipes
 from aimass_cloud.broker.own import Wanted
 from aimass_cloud.demo import report as reports
 from aimass_cloud.demo.interruption import Interruption
@@ -19,9 +18,9 @@ from aimass_cloud.demo.scenario import plan
 from aimass_cloud.demo.scene import Scene
 from aimass_cloud.demo.stage import Stage
 from aimass_cloud.demo.story import tell
+from aimass_cloud.recipes import tep
 from aimass_shared.errors import InvalidSettingError
 
-RECIPE = "tep"
 FAILED = 1
 INTERRUPTED = 130
 MAX_SEED = 2**32 - 1
@@ -62,10 +61,10 @@ def run(options: DemoOptions) -> int:
 
 
 async def _tell(options: DemoOptions, root: Path) -> Report:
-    recipe = recipes.find(RECIPE)
-    scenario = plan(recipe, options.fault, options.seed)
-    async with Stage(root, recipe, options.broker) as stage:
-        scene = Scene(stage, recipe, scenario, fault=options.fault, seed=options.seed)
+    plant = tep.PLANT
+    scenario = plan(plant, options.fault, options.seed)
+    async with Stage(root, plant, options.broker) as stage:
+        scene = Scene(stage, plant, scenario, fault=options.fault, seed=options.seed)
         told = await tell(scene)
     scene.voice.console.print()
     reports.show(told, scene.voice.console)

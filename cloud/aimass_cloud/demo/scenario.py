@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_cloud.demo.sites import SITES
-from aimass_cloud.recipes import PlantData, Recipe
+from aimass_cloud.recipes import PlantData, ShippedPlant
 from aimass_shared.errors import NotFoundError
 
 Rows = NDArray[np.float32]
@@ -61,18 +61,18 @@ class Scenario:
     onset: int
 
 
-def plan(recipe: Recipe, fault: int, seed: int) -> Scenario:
+def plan(plant: ShippedPlant, fault: int, seed: int) -> Scenario:
     """Choose rows by the seed and lay them on the time axis.
 
     Raises:
         NotFoundError: the recipe's data has no such fault; the detail lists those it has.
     """
-    data = recipe.load()
+    data = plant.load()
     if fault not in data.faults:
         known = ", ".join(str(number) for number in sorted(data.faults))
-        raise NotFoundError(f"the {recipe.name} data has no fault {fault}; it has {known}")
+        raise NotFoundError(f"the {plant.name} data has no fault {fault}; it has {known}")
     chance = np.random.default_rng(seed)
-    axis = _Axis(recipe.step_ms)
+    axis = _Axis(plant.step_ms)
     start = int(chance.integers(0, len(data.test) - NORMAL_ROWS - OUTAGE_ROWS))
     normal, outage = data.test[start:][:NORMAL_ROWS], data.test[start + NORMAL_ROWS :][:OUTAGE_ROWS]
     runs = data.faults[fault][: data.fault_start + FAULT_ROWS]

@@ -8,7 +8,7 @@ from aimass_cloud.demo.scenario import Scenario
 from aimass_cloud.demo.sites import SITES
 from aimass_cloud.demo.stage import Stage
 from aimass_cloud.demo.voice import Voice
-from aimass_cloud.recipes import Recipe
+from aimass_cloud.recipes import ShippedPlant
 
 
 @dataclass(eq=False)
@@ -16,7 +16,7 @@ class Scene:
     """One run. `admin`, `views` and `replay` are set by the chapters that start them."""
 
     stage: Stage
-    recipe: Recipe
+    plant: ShippedPlant
     scenario: Scenario
     fault: int
     seed: int

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from aimass_cloud.recipes import Recipe
+from aimass_cloud.recipes import ShippedPlant
 
 Kind = Literal["sparkplug", "json", "uns"]
 
@@ -69,16 +69,16 @@ SITES = (
 
 
 def site_config(
-    site: Site, recipe: Recipe, *, broker_port: int, broker_version: int, api_port: int
+    site: Site, plant: ShippedPlant, *, broker_port: int, broker_version: int, api_port: int
 ) -> bytes:
     """The site's TOML file: its telemetry source, its endpoint, and that its board is simulated."""
-    sensors = [sensor.name for sensor in recipe.load().sensors]
+    sensors = [sensor.name for sensor in plant.load().sensors]
     source = {
         "kind": site.kind,
         "url": f"mqtt://127.0.0.1:{broker_port}",
         "version": broker_version,
         "sensors": sensors,
-        "step_ms": recipe.step_ms,
+        "step_ms": plant.step_ms,
         "group": site.group,
         "node": site.node,
         "device": site.device,

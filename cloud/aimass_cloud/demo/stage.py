@@ -24,7 +24,7 @@ from aimass_cloud.demo.plant import Plant, connect
 from aimass_cloud.demo.processes import Process, output_of
 from aimass_cloud.demo.replay import AgentView
 from aimass_cloud.demo.sites import SITES, Site, site_config
-from aimass_cloud.recipes import Recipe
+from aimass_cloud.recipes import ShippedPlant
 from aimass_shared.errors import DeadlineExceededError, PortInUseError
 
 START_S = 30.0
@@ -37,11 +37,11 @@ QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 class Stage:
     """Coordinator, plant broker, agents and plants of one run of the demo."""
 
-    def __init__(self, root: Path, recipe: Recipe, broker: Wanted) -> None:
+    def __init__(self, root: Path, plant: ShippedPlant, broker: Wanted) -> None:
         self.root = root
         # What torch leaves in the temporary directory goes away with the run.
         self._environ = {**QUIET, "TMPDIR": str(root / "tmp")}
-        self._recipe = recipe
+        self._plant = plant
         self._wanted = broker
         self.api_port, *others = free_ports(1 + len(SITES))
         self.agent_ports = {site.name: port for site, port in zip(SITES, others, strict=True)}
@@ -164,7 +164,7 @@ class Stage:
         path.write_bytes(
             site_config(
                 site,
-                self._recipe,
+                self._plant,
                 broker_port=address.port,
                 broker_version=address.version,
                 api_port=self.agent_ports[site.name],

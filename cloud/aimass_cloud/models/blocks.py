@@ -6,8 +6,9 @@ fewer channels are scaled up instead. Needs torch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ def drawn(*shape: int, fan_in: int) -> nn.Parameter:
 
 class TypedEncoder(nn.Module):
     """One linear map for each kind of sensor, and a vector of its own for each sensor."""
+
+    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"maps": (1,), "identity": (1,)}
 
     def __init__(self, counts: Sequence[int], features: int, hidden: int) -> None:
         """Take how many sensors there are of each kind, in the order of the sensors."""
@@ -43,6 +46,8 @@ class TypedEncoder(nn.Module):
 class RelationalMessages(nn.Module):
     """What sensors hear along each relation, each with its own matrix (Li et al., GGNN, 2016)."""
 
+    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"inward": (0, 1), "outward": (0, 1)}
+
     def __init__(self, hidden: int) -> None:
         """Start at full width."""
         super().__init__()
@@ -58,6 +63,12 @@ class RelationalMessages(nn.Module):
 
 class GatedCell(nn.Module):
     """A GRU cell whose gates lie on an axis of their own, so that a prefix is one of each gate."""
+
+    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "input": (1, 2),
+        "state": (1, 2),
+        "bias": (1,),
+    }
 
     def __init__(self, hidden: int) -> None:
         """Start at full width: weights `[3, out, in]` in the order update, reset, candidate."""

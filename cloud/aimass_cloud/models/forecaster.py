@@ -9,14 +9,14 @@ are clipped, so that an anomaly cannot be explained away. Needs torch.
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import ClassVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from aimass_cloud.models.blocks import GatedCell, RelationalMessages, TypedEncoder
-from aimass_cloud.models.nesting import Nesting
-from aimass_cloud.models.trained import ForecasterConfig
 from aimass_shared.errors import TrainingFailedError
 from aimass_shared.manifest import Sensor
 
@@ -26,8 +26,26 @@ HOLD_START = -1.0
 DROPOUT = 0.2
 
 
+class ForecasterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes of the graph forecaster.
+
+    Attributes:
+        hidden: channels at full width, a multiple of 4. steps: graph steps.
+        lags: rows that the VAR looks back. embedding: numbers that place a sensor in the graph.
+        neighbours: edges that a sensor keeps of the learned graph.
+    """
+
+    hidden: int = 96
+    steps: int = 2
+    lags: int = 2
+    embedding: int = 8
+    neighbours: int = 8
+
+
 class Head(nn.Module):
     """Two linear read-outs of the hidden state, and one of the pattern of changes."""
+
+    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"correction": (0,), "hold": (0,)}
 
     def __init__(self, sensors: int, *, window: int, horizon: int, hidden: int) -> None:
         """Start at no correction, and holding a little."""
@@ -88,30 +106,6 @@ class Forecaster(nn.Module):
         correction, held = self.head(state, changes)
         added: Tensor = held * (window[:, -1:] - base) + correction
         return added
-
-
-def nesting(names: Sequence[str]) -> Nesting:
-    """The elastic axes of a forecaster's parameters: those over hidden channels."""
-    elastic = {
-        "encoder.identity": (1,),
-        "messages.inward": (0, 1),
-        "messages.outward": (0, 1),
-        "cell.input": (1, 2),
-        "cell.state": (1, 2),
-        "cell.bias": (1,),
-        "head.correction": (0,),
-        "head.hold": (0,),
-    }
-    maps = {name: (1,) for name in names if name.startswith("encoder.maps.")}
-    return Nesting({name: (elastic | maps).get(name, ()) for name in names})
-
-
-def narrowed(weights: Mapping[str, Tensor], nested: Nesting, width: float) -> dict[str, Tensor]:
-    """Views of the leading parts of full parameters: a step on them trains the full ones."""
-    return {
-        name: weight[nested.leading(name, tuple(weight.shape), width)]
-        for name, weight in weights.items()
-    }
 
 
 def kind_counts(sensors: Sequence[Sensor]) -> list[int]:

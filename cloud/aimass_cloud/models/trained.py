@@ -1,14 +1,15 @@
-"""A trained model as data: its arrays, its contract, and how well it did; a directory on disk.
+"""A trained model as data: arrays, contract, samples, and how well it did; a directory on disk.
 
-Arrays lie in one safetensors file (no pickle), all else in one JSON file that is written last and
-carries the digest of the arrays: a directory is whole or not there. Nothing here computes.
+Arrays lie in one safetensors file (no pickle), samples and assets in files of their own, all else
+in one JSON file that is written last and carries the digests of the others: a directory is whole
+or not there. Nothing here computes.
 """
 
 import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from aimass_cloud.models.nesting import WIDTHS, Nesting
+from aimass_cloud.models.samples import Samples
 from aimass_shared.errors import NotFoundError, StateCorruptError
-from aimass_shared.manifest import Contract
+from aimass_shared.manifest import Contract, Role
 
 ARRAYS = "arrays.safetensors"
+SAMPLES = "samples.npz"
 INFO = "model.json"
+ASSET = "asset-"
 _WEIGHT, _CONSTANT = "weight/", "constant/"
 
 Arrays = dict[str, NDArray[np.float32]]
-
-
-class ForecasterConfig(msgspec.Struct, frozen=True):
-    """Sizes of the graph forecaster.
-
-    Attributes:
-        hidden: channels at full width, a multiple of 4. steps: graph steps.
-        lags: rows that the VAR looks back. embedding: numbers that place a sensor in the graph.
-        neighbours: edges that a sensor keeps of the learned graph.
-        widths: those that are trained, the full one first; others are not usable.
-    """
-
-    hidden: int = 96
-    steps: int = 2
-    lags: int = 2
-    embedding: int = 8
-    neighbours: int = 8
-    widths: tuple[float, ...] = (1.0, 0.5, 0.25)
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -51,18 +38,27 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         id: name and digest of the arrays. parent: id of the model that it continues, or "".
+        config: sizes of the network, as the recipe's own struct has them.
         metrics: figures and baselines, measured on data that nothing was chosen on.
         created: UTC milliseconds since 1970.
+        widths: those that were trained, the full one first; others are not usable.
+        axes: axes of each weight that shrink with the width.
+        per_width: constants that have a leading axis of widths: each width has its own.
+        data: where the training data were, "" for those that ship.
     """
 
     id: str
     recipe: str
     parent: str
     seed: int
-    config: ForecasterConfig
+    config: dict[str, Any]
     contract: Contract
     metrics: dict[str, Any]
     created: int
+    widths: tuple[float, ...] = WIDTHS
+    axes: dict[str, tuple[int, ...]] = {}
+    per_width: tuple[str, ...] = ()
+    data: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +66,18 @@ class TrainedModel:
     """A model that can be sliced, evaluated and continued.
 
     Attributes:
-        weights: what training changes, full width, float32, by name (see `forecaster.nesting`).
-        constants: normalisation, VAR, monitor and graph, the same in all descendants; and `gate`
-            `[widths, horizon, S]`, which each descendant chooses for itself.
+        weights: what training changes, full width, float32, by the names of parameters.
+        constants: what it does not, by the names of buffers; those of `info.per_width` are chosen
+            anew for each descendant, the others are the same in all.
+        samples: what it is judged, calibrated and tested with.
+        assets: files that a slice needs beside its graph, by role.
     """
 
     info: ModelInfo
     weights: Arrays
     constants: Arrays
+    samples: Samples
+    assets: Mapping[Role, bytes] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -90,6 +90,23 @@ class TrainedModel:
         return self.info.metrics
 
     @property
+    def nesting(self) -> Nesting:
+        """The elastic axes of the weights."""
+        return Nesting(self.info.axes)
+
+    def at(self, width: float) -> Arrays:
+        """Weights and constants of a width, by the names of the network's parameters and buffers.
+
+        Raises:
+            NotFoundError: the model was not trained at that width.
+        """
+        widths = self.info.widths
+        if width not in widths:
+            raise NotFoundError(f"width {width} was not trained; there are: {widths}")
+        own = {name: self.constants[name][widths.index(width)] for name in self.info.per_width}
+        return {**self.constants, **own, **self.nesting.sliced(self.weights, width)}
+
+    @property
     def parameters(self) -> int:
         """How many numbers training changes."""
         return sum(array.size for array in self.weights.values())
@@ -97,9 +114,15 @@ class TrainedModel:
     def save(self, directory: Path) -> None:
         """Write the model into a directory, which is made if need be."""
         directory.mkdir(parents=True, exist_ok=True)
-        arrays = save(_joined(self.weights, self.constants))
-        _replace(directory / ARRAYS, arrays)
-        sheet = {"sha256": hashlib.sha256(arrays).hexdigest(), "info": self.info}
+        files = {
+            ARRAYS: save(_joined(self.weights, self.constants)),
+            SAMPLES: self.samples.packed(),
+            **{f"{ASSET}{role}": content for role, content in self.assets.items()},
+        }
+        for name, content in files.items():
+            _replace(directory / name, content)
+        digests = {name: _digest(content) for name, content in files.items()}
+        sheet = _Sheet(digests, tuple(self.assets), self.info)
         _replace(directory / INFO, msgspec.json.format(msgspec.json.encode(sheet)))
 
     @classmethod
@@ -112,20 +135,34 @@ class TrainedModel:
         """
         try:
             sheet = msgspec.json.decode((directory / INFO).read_bytes(), type=_Sheet)
-            packed = (directory / ARRAYS).read_bytes()
+            files = {name: (directory / name).read_bytes() for name in sheet.sha256}
         except FileNotFoundError as error:
             raise NotFoundError(f"no model in {directory.name}: {error.filename}") from error
         except msgspec.DecodeError as error:
             raise StateCorruptError(f"model sheet {INFO} does not decode: {error}") from error
-        if hashlib.sha256(packed).hexdigest() != sheet.sha256:
-            raise StateCorruptError(f"arrays of model {sheet.info.id} do not match their digest")
-        weights, constants = _parted(packed)
-        return cls(info=sheet.info, weights=weights, constants=constants)
+        for name, content in files.items():
+            if _digest(content) != sheet.sha256[name]:
+                raise StateCorruptError(
+                    f"{name} of model {sheet.info.id} does not match its digest"
+                )
+        weights, constants = _parted(files[ARRAYS])
+        return cls(
+            info=sheet.info,
+            weights=weights,
+            constants=constants,
+            samples=Samples.unpacked(files[SAMPLES]),
+            assets={role: files[f"{ASSET}{role}"] for role in sheet.assets},
+        )
 
 
 class _Sheet(msgspec.Struct, frozen=True):
-    sha256: str
+    sha256: dict[str, str]
+    assets: tuple[Role, ...]
     info: ModelInfo
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def identify(name: str, weights: Mapping[str, Any], constants: Mapping[str, Any]) -> str:

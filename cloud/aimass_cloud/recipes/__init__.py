@@ -1,25 +1,45 @@
-"""The recipes that ship with the product, by name."""
+"""The recipes that ship with the product, by name; each is one file and is imported when asked for.
 
-from aimass_cloud.recipes import tep
-from aimass_cloud.recipes.recipe import PlantData, Recipe
+Their networks need the extra `train` (torch), their names do not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from aimass_cloud.recipes.plant import PlantData, ShippedPlant
 from aimass_shared.errors import NotFoundError
 
-__all__ = ["PlantData", "Recipe", "find", "names"]
+if TYPE_CHECKING:
+    from aimass_cloud.recipes.task import Recipe
 
-_RECIPES = {recipe.name: recipe for recipe in (tep.RECIPE,)}
+__all__ = ["PlantData", "ShippedPlant", "check", "find", "names"]
+
+FLAGSHIP = "sensor-graph"
+_MODULES = {FLAGSHIP: "sensor_graph"}
 
 
 def names() -> tuple[str, ...]:
     """Names of all recipes."""
-    return tuple(_RECIPES)
+    return tuple(_MODULES)
 
 
-def find(name: str) -> Recipe:
-    """The recipe of a name.
+def check(name: str) -> str:
+    """The name itself, if there is such a recipe.
 
     Raises:
         NotFoundError: there is none; the detail lists those that there are.
     """
-    if name not in _RECIPES:
+    if name not in _MODULES:
         raise NotFoundError(f"no recipe {name!r}; there are: {', '.join(names())}")
-    return _RECIPES[name]
+    return name
+
+
+def find(name: str) -> "Recipe":
+    """The recipe of a name.
+
+    Raises:
+        NotFoundError: there is none; the detail lists those that there are.
+        ModuleNotFoundError: torch is not installed.
+    """
+    module = import_module(f"{__name__}.{_MODULES[check(name)]}")
+    return cast("Recipe", module.RECIPE)

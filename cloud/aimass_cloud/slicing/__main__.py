@@ -9,8 +9,9 @@ from typing import get_args
 import msgspec
 import torch
 
-from aimass_cloud.models.trained import ForecasterConfig
-from aimass_cloud.slicing.preparing import BOTH, prepare
+from aimass_cloud.models.trained import TrainedModel
+from aimass_cloud.recipes.run import RunSettings
+from aimass_cloud.slicing.preparing import BOTH, prepare, prepare_for
 from aimass_cloud.slicing.templates import Kind
 
 
@@ -29,16 +30,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m aimass_cloud.slicing")
     parser.add_argument("recipe")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--config", default="{}", help="sizes of the model, as JSON")
+    parser.add_argument("--run", help="settings of the run, as JSON")
+    parser.add_argument("--model", type=Path, help="folder of a model of the sizes")
     parser.add_argument("--kind", choices=get_args(Kind), help="one kind of graph only")
     parser.add_argument("--until-closed", action="store_true", help="end when stdin closes")
     arguments = parser.parse_args()
     if arguments.until_closed:
         _end_with_parent()
     torch.set_num_threads(1)
-    config = msgspec.json.decode(arguments.config, type=ForecasterConfig)
     kinds = (arguments.kind,) if arguments.kind else BOTH
-    prepare(arguments.recipe, arguments.directory, config, kinds=kinds)
+    if arguments.model:
+        prepare_for(TrainedModel.load(arguments.model), arguments.directory, kinds=kinds)
+        return
+    run = msgspec.json.decode(arguments.run, type=RunSettings) if arguments.run else None
+    prepare(arguments.recipe, arguments.directory, run, kinds=kinds)
 
 
 if __name__ == "__main__":

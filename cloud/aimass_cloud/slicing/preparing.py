@@ -1,6 +1,6 @@
 """Exports the graphs of a recipe's models: ahead of the first model, or beside its slicing.
 
-    python -m aimass_cloud.slicing RECIPE DIRECTORY [--config JSON] [--kind KIND]
+    python -m aimass_cloud.slicing RECIPE DIRECTORY [--run JSON] [--model FOLDER] [--kind KIND]
 
 The exporter is one thread of Python, some 10 s for each kind of graph, so a process of its own is
 what a second core is good for. `make_slices(model, out_dir, reuse=DIRECTORY)` uses what is there.
@@ -10,17 +10,16 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from aimass_cloud import recipes
-from aimass_cloud.models.blank import blank
-from aimass_cloud.models.contract import contract_for
-from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
-from aimass_cloud.slicing.templates import Kind, Templates
+from aimass_cloud.models.trained import TrainedModel
+from aimass_cloud.recipes.assembly import drafted
+from aimass_cloud.recipes.run import RunSettings
+from aimass_cloud.slicing.templates import Kind, Templates, learns_locally
 
 DEADLINE_S = 120.0
 BOTH: tuple[Kind, ...] = ("forward", "step")
@@ -31,27 +30,37 @@ _log = logging.getLogger(__name__)
 def prepare(
     recipe: str,
     directory: Path,
-    config: ForecasterConfig | None = None,
+    run: RunSettings | None = None,
     *,
     kinds: Sequence[Kind] = BOTH,
 ) -> None:
     """Export what is not there yet, of every width: about 20 s of one core, once.
 
+    Args:
+        recipe: its name.
+        directory: where the graphs go.
+        run: settings of the run that the model will come from, the recipe's own if there are none.
+        kinds: of graphs.
+
     Raises:
         NotFoundError: there is no such recipe.
     """
-    task, sizes = recipes.find(recipe), config or ForecasterConfig()
-    contract = contract_for(
-        task.model,
-        task.load().sensors,
-        step_ms=task.step_ms,
-        window=task.window,
-        horizon=task.horizon,
-    )
-    templates = Templates(blank(contract, sizes, recipe=recipe), directory)
-    for width in sizes.widths:
-        for kind in kinds:
+    plan = recipes.find(recipe)
+    run = run or plan.run
+    prepare_for(drafted(plan, plan.open(run), run), directory, kinds=kinds)
+
+
+def prepare_for(model: TrainedModel, directory: Path, *, kinds: Sequence[Kind] = BOTH) -> None:
+    """Export what is not there yet of a model's sizes."""
+    templates = Templates(model, directory)
+    for kind in kinds_of(model, kinds):
+        for width in model.info.widths:
             templates.forward(width) if kind == "forward" else templates.step(width)
+
+
+def kinds_of(model: TrainedModel, kinds: Sequence[Kind] = BOTH) -> tuple[Kind, ...]:
+    """Those kinds of graph that a model has."""
+    return tuple(kind for kind in kinds if kind == "forward" or learns_locally(model))
 
 
 @contextmanager
@@ -64,18 +73,19 @@ def beside(model: TrainedModel, directory: Path, kind: Kind) -> Iterator[Callabl
     if len(os.sched_getaffinity(0)) < 2:  # noqa: PLR2004  one core for each process
         yield lambda: None
         return
-    config = msgspec.json.encode(model.info.config).decode()
-    command = [sys.executable, "-m", "aimass_cloud.slicing", model.info.recipe, str(directory)]
-    command += ["--config", config, "--kind", kind, "--until-closed"]
-    # Our own interpreter and arguments. Its output would only repeat the exporter's.
-    process = subprocess.Popen(  # noqa: S603  no shell, nothing from outside
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield lambda: _await(process)
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder))
+        command = [sys.executable, "-m", "aimass_cloud.slicing", model.info.recipe, str(directory)]
+        command += ["--model", folder, "--kind", kind, "--until-closed"]
+        # Our own interpreter and arguments. Its output would only repeat the exporter's.
+        process = subprocess.Popen(  # noqa: S603  no shell, nothing from outside
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            yield lambda: _await(process)
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def _await(process: "subprocess.Popen[bytes]") -> None:

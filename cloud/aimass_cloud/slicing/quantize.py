@@ -1,54 +1,63 @@
-"""int8 form of a slice: the forecaster's products with weights, in the way TensorRT takes too.
+"""int8 form of a slice: its products with weights, in the way TensorRT takes too.
 
 Signed symmetric int8 for both factors, one scale for each output channel, no quantised bias:
-TensorRT refuses what ONNX Runtime makes by default. Normalisation, linear base and monitor stay
-float, since a threshold hangs on them. No torch in here.
+TensorRT refuses what ONNX Runtime makes by default. What a network wants kept (a linear base that a
+threshold hangs on, for one) stays float. No torch in here.
 """
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+from aimass_cloud.models.samples import Arrays
 from aimass_cloud.slicing.export import plain
 
-KEPT_FLOAT = ("base.", "monitor.", "graph.")
-MATRIX = 2
-PRODUCTS = ("MatMul", "Gemm")
+PRODUCTS = {"MatMul": (2,), "Gemm": (2,), "Conv": (3, 4)}
+"""Operators that become int8, with how many axes their weight may have."""
 OPTIONS = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 
 
-class Windows:
+class Calibration:
     """A calibration data reader: what the ranges of activations are taken from, by batches."""
 
-    def __init__(self, values: NDArray[np.float32], batch: int = 64) -> None:
-        """Take complete windows `[n, W, S]` in the sensors' units."""
-        self._batches = iter([values[at : at + batch] for at in range(0, len(values), batch)])
+    def __init__(self, inputs: Arrays, batch: int = 64) -> None:
+        """Take inputs by name, with one leading axis."""
+        count = len(next(iter(inputs.values())))
+        self._batches = iter(
+            [
+                {name: array[at : at + batch] for name, array in inputs.items()}
+                for at in range(0, count, batch)
+            ]
+        )
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> Arrays | None:
         """The next batch, or None after the last one."""
-        values = next(self._batches, None)
-        return None if values is None else {"values": values, "mask": np.ones_like(values)}
+        return next(self._batches, None)
 
 
-def quantized(graph: onnx.ModelProto, windows: NDArray[np.float32]) -> onnx.ModelProto:
-    """The int8 form of a folded float graph, calibrated on windows `[n, W, S]`."""
+def quantized(graph: onnx.ModelProto, inputs: Arrays, kept: Sequence[str]) -> onnx.ModelProto:
+    """The int8 form of a folded float graph.
+
+    Args:
+        graph: float, folded.
+        inputs: that the ranges of activations are taken from.
+        kept: prefixes of the names of weights and constants whose products stay float.
+    """
     with tempfile.TemporaryDirectory() as directory, _quietly():
         source, target = Path(directory) / "float.onnx", Path(directory) / "int8.onnx"
         onnx.save_model(graph, source)
         quantize_static(
             source,
             target,
-            Windows(windows),
+            Calibration(inputs),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(PRODUCTS),
-            nodes_to_quantize=products(graph),
+            nodes_to_quantize=products(graph, kept),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -57,19 +66,19 @@ def quantized(graph: onnx.ModelProto, windows: NDArray[np.float32]) -> onnx.Mode
         return plain(onnx.load_model(target), graph)
 
 
-def products(graph: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that multiply an activation by a matrix of the forecaster.
+def products(graph: onnx.ModelProto, kept: Sequence[str]) -> list[str]:
+    """Names of the nodes that multiply an activation by a weight.
 
-    Matrices only: ONNX Runtime 1.23, the last for Python 3.10, loads a product with a stack of
-    int8 matrices and then fails to run it.
+    Of matrices, and of filters: ONNX Runtime 1.23, the last for Python 3.10, loads a product with a
+    stack of int8 matrices and then fails to run it.
     """
-    stored = {tensor.name for tensor in graph.graph.initializer if len(tensor.dims) == MATRIX}
+    stored = {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
     return [
         node.name
         for node in graph.graph.node
         if node.op_type in PRODUCTS
-        and stored.intersection(node.input)
-        and not any(name.startswith(KEPT_FLOAT) for name in node.input)
+        and any(stored.get(name) in PRODUCTS[node.op_type] for name in node.input)
+        and not any(name.startswith(tuple(kept)) for name in node.input)
     ]
 
 

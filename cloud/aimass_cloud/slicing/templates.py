@@ -22,14 +22,14 @@ from torch._decomp import core_aten_decompositions
 from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from aimass_cloud.models.deployed import OUTPUTS, Deployed, deployed, weights_of
+from aimass_cloud import recipes
+from aimass_cloud.models.network import Network, Tensors, called, tensors
 from aimass_cloud.models.trained import TrainedModel
 
 OPSET = 20
 BATCH = 32
-FORMAT = 1
+FORMAT = 2
 
-Tensors = dict[str, Tensor]
 Kind = Literal["forward", "step"]
 
 
@@ -43,7 +43,7 @@ class Templates:
         self._key = _key(model)
 
     def forward(self, width: float) -> onnx.ModelProto:
-        """The graph from `values` and `mask` to the outputs, any number of windows at once."""
+        """The graph from inputs to outputs, any number of samples at once."""
         return self._kept("forward", width)
 
     def step(self, width: float) -> onnx.ModelProto:
@@ -83,66 +83,65 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 class _Forward(nn.Module):
-    """A model with its arrays as arguments, in the order of their names."""
+    """A network with its arrays as arguments, in the order of their names."""
 
-    def __init__(self, model: TrainedModel, weights: Tensors) -> None:
+    def __init__(self, network: Network, names: Sequence[str]) -> None:
         super().__init__()
-        self._whole = deployed(model)
-        self._weights, self._constants = list(weights), list(constants_of(self._whole))
+        self._network, self._names = network, tuple(names)
 
-    def forward(
-        self, values: Tensor, mask: Tensor, gate: Tensor, arrays: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        weights = dict(zip(self._weights, arrays, strict=False))
-        constants = dict(zip(self._constants, arrays[len(weights) :], strict=True))
-        arguments = (values, mask, weights, gate)
-        outputs: tuple[Tensor, Tensor, Tensor] = functional_call(self._whole, constants, arguments)
-        return outputs
+    def forward(self, inputs: list[Tensor], arrays: list[Tensor]) -> tuple[Tensor, ...]:
+        return called(self._network, dict(zip(self._names, arrays, strict=True)), inputs)
 
 
-class _Loss(nn.Module):
-    """The loss of a model as a module, so that its constants can be arguments."""
+class LocalLoss(nn.Module):
+    """The local loss of a network as the call of a module, so that its arrays can be arguments."""
 
-    def __init__(self, whole: Deployed) -> None:
+    def __init__(self, network: Network) -> None:
+        """Take a network that has one; its parameters get the prefix `network.`."""
         super().__init__()
-        self.whole = whole
+        self.network = network
 
-    def forward(self, values: Tensor, mask: Tensor, weight: Tensor, weights: Tensors) -> Tensor:
-        return self.whole.loss(values, mask, weight=weight, weights=weights)
+    def forward(self, values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        """The loss of a batch (see `Network.local_loss`)."""
+        return self.network.local_loss(values, mask, weight)
 
 
-def constants_of(whole: Deployed) -> Tensors:
-    """The constants of a model by the name that they have in a template."""
-    return dict(whole.named_buffers())
+def network_of(model: TrainedModel) -> Network:
+    """The modules of a model, ready to be called, without dropout."""
+    return recipes.find(model.info.recipe).module(model.info, model.constants).eval()
+
+
+def learns_locally(model: TrainedModel) -> bool:
+    """Whether devices can train the model on what they see."""
+    return model.info.contract.telemetry and network_of(model).LEARNS_LOCALLY
 
 
 def _forward(model: TrainedModel, width: float) -> onnx.ModelProto:
-    weights, whole = weights_of(model, width), deployed(model)
-    constants, contract = constants_of(whole), model.info.contract
-    # Two windows: torch takes a batch of one for a constant.
-    values = torch.zeros(2, contract.window, len(contract.sensors))
-    gate = torch.zeros(contract.horizon, len(contract.sensors))
-    arrays = [*weights.values(), *constants.values()]
+    arrays, contract = tensors(model.at(width)), model.info.contract
+    names = [spec.name for spec in contract.inputs]
+    # Two samples: torch takes a batch of one for a constant.
+    inputs = [torch.from_numpy(model.samples.selftest[name][:2]) for name in names]
     batch = {0: torch.export.Dim("batch")}
     return _exported(
-        _Forward(model, weights).eval(),
-        (values, torch.ones_like(values), gate, arrays),
-        names=(["values", "mask", "gate", *weights, *constants], list(OUTPUTS)),
-        dynamic_shapes=(batch, batch, None, [None] * len(arrays)),
+        _Forward(network_of(model), list(arrays)).eval(),
+        (inputs, list(arrays.values())),
+        names=([*names, *arrays], [spec.name for spec in contract.outputs]),
+        dynamic_shapes=([batch] * len(inputs), [None] * len(arrays)),
     )
 
 
 def _step(model: TrainedModel, width: float) -> onnx.ModelProto:
-    weights, whole = weights_of(model, width), deployed(model)
-    constants, contract = constants_of(whole), model.info.contract
-    loss = _Loss(whole)
-    prefixed = [f"whole.{name}" for name in constants]
+    arrays, contract = tensors(model.at(width)), model.info.contract
+    weights = {name: arrays[name] for name in model.weights}
+    constants = {name: array for name, array in arrays.items() if name not in weights}
+    loss = LocalLoss(network_of(model))
 
     def step(values: Tensor, mask: Tensor, weight: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(prefixed, arrays[len(weights) :], strict=True))
+        given = dict(zip(constants, arrays[len(weights) :], strict=True))
 
         def error(parameters: Tensors) -> Tensor:
-            result: Tensor = functional_call(loss, given, (values, mask, weight, parameters))
+            named = {f"network.{name}": array for name, array in (parameters | given).items()}
+            result: Tensor = functional_call(loss, named, (values, mask, weight))
             return result
 
         start = dict(zip(weights, arrays, strict=False))
@@ -203,9 +202,13 @@ def _bare(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _key(model: TrainedModel) -> str:
     """Digest of all that a template depends on."""
     shapes = {name: array.shape for name, array in {**model.weights, **model.constants}.items()}
-    contract = model.info.contract
-    sizes = (FORMAT, str(torch.__version__), model.info.config, contract.window, contract.horizon)
-    return hashlib.sha256(msgspec.json.encode((sizes, shapes), order="sorted")).hexdigest()[:16]
+    info, selftest = model.info, model.samples.selftest
+    inputs = {name: (array.shape[1:], str(array.dtype)) for name, array in selftest.items()}
+    sizes = (FORMAT, str(torch.__version__), info.recipe, info.config, info.contract.outputs)
+    rows = (info.contract.window, info.contract.horizon)
+    return hashlib.sha256(
+        msgspec.json.encode((sizes, rows, inputs, shapes), order="sorted")
+    ).hexdigest()[:16]
 
 
 @contextmanager

@@ -1,25 +1,20 @@
-"""Training in the cloud: a VAR from moments, the graph forecaster on it, honest figures of both.
+"""Training in the cloud: one trainer for every recipe, honest figures, children of a model.
 
 Needs the extra `train` (torch).
 """
 
-from aimass_cloud.models.forecaster import nesting
 from aimass_cloud.models.trained import TrainedModel
-from aimass_cloud.training.pipeline import (
-    TrainSettings,
-    evaluate_forecast,
-    train,
-    with_weights,
-)
-from aimass_cloud.training.trainer import Plan, Progress
+from aimass_cloud.recipes.run import Optimizer, RunSettings, Schedule
+from aimass_cloud.training.pipeline import evaluate, train, with_weights
+from aimass_cloud.training.trainer import Progress
 
 __all__ = [
-    "Plan",
+    "Optimizer",
     "Progress",
-    "TrainSettings",
+    "RunSettings",
+    "Schedule",
     "TrainedModel",
-    "evaluate_forecast",
-    "nesting",
+    "evaluate",
     "train",
     "with_weights",
 ]

@@ -1,45 +1,22 @@
-"""Sandwich training: each step lowers the error of all widths together, on one set of weights.
+"""The training loop of every recipe: fixed steps, looks at held-back samples, the best one kept.
 
-Yu and Huang, Universally slimmable networks (ICCV 2019). Steps are fixed, so the same seed gives
-the same weights on the same machine, however busy it is. What is best is chosen on held-back rows.
+Steps are fixed, so the same seed gives the same weights on the same machine, however busy it is.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import torch
-from torch import Tensor
-from torch.func import functional_call
-from torch.nn.functional import mse_loss
+from torch.nn.utils import clip_grad_norm_
 
-from aimass_cloud.models.forecaster import Forecaster, narrowed, nesting
-from aimass_cloud.models.graph import SensorGraph
-from aimass_cloud.training.batches import Batch
+from aimass_cloud.models.network import Batch, Frozen
+from aimass_cloud.recipes.run import RunSettings
+from aimass_cloud.recipes.task import Task
+from aimass_cloud.training.objective import Objective
 from aimass_shared.errors import TrainingFailedError
 
 Progress = Callable[[float, str], None]
-Edges = tuple[Tensor, Tensor]
-Weights = dict[str, Tensor]
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """How long and how fast to train.
-
-    Attributes:
-        steps: at most. batch: windows in a step. rate: the highest learning rate of Adam.
-        warm_up: steps to reach it; then it falls on a cosine. decay: of the weights (AdamW).
-        check: steps between two looks at the held-back error. patience: looks without gain.
-    """
-
-    steps: int = 200
-    batch: int = 32
-    rate: float = 1e-2
-    warm_up: int = 30
-    decay: float = 1e-3
-    check: int = 50
-    patience: int = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,97 +24,74 @@ class Trained:
     """What training found best.
 
     Attributes:
-        weights: of the forecaster, full width. graph: the frozen graph.
-        steps: after which the weights were best. taken: steps in all. error: held-back, all widths.
+        frozen: weights and constants. step: after which they were best. taken: steps in all.
+        error: what the task watches.
     """
 
-    weights: Weights
-    graph: Weights
-    steps: int
+    frozen: Frozen
+    step: int
     taken: int
     error: float
 
 
 class Trainer:
-    """One training: a forecaster, its graph, and the best of both so far."""
+    """One training of a task's network."""
 
-    def __init__(
-        self, forecaster: Forecaster, graph: SensorGraph, *, widths: Sequence[float], plan: Plan
-    ) -> None:
-        """Take modules that were just made; training changes them."""
-        self._forecaster, self._graph = forecaster, graph
-        self._widths, self._plan = tuple(widths), plan
-        self._weights = dict(forecaster.named_parameters())
-        self._nesting = nesting(tuple(self._weights))
+    def __init__(self, task: Task, run: RunSettings) -> None:
+        """Draw a network from torch's generator."""
+        self._task, self._run = task, run
+        self._objective = Objective(task.network(), widths=run.widths, kind=run.nesting)
         self._optimizer = torch.optim.AdamW(
-            [*self._weights.values(), *graph.parameters()],
-            lr=plan.rate,
-            weight_decay=plan.decay,
+            self._objective.parameters(),
+            lr=run.optimizer.rate,
+            weight_decay=run.optimizer.decay,
         )
 
-    def run(self, train: Batch, held_back: Batch, *, seed: int, progress: Progress) -> Trained:
+    def train(self, progress: Progress) -> Trained:
         """Train until the plan ends or patience does.
 
         Raises:
             TrainingFailedError: the error is not a number any more.
         """
-        plan, generator = self._plan, torch.Generator().manual_seed(seed)
-        best = self._snapshot(0, held_back)
-        for step in range(1, plan.steps + 1):
-            self._step(step, train.take(_drawn(len(train), plan.batch, generator)))
-            if step % plan.check == 0 or step == plan.steps:
-                now = self._snapshot(step, held_back)
-                best = self._better(best, now)
-                progress(step / plan.steps, f"step {step}: held-back error {now.error:.4f}")
-                if step - best.steps >= plan.patience * plan.check:
+        run, best = self._run, self._look(0)
+        batches = self._task.source(batch=run.batch).batches(0)
+        for step in range(1, run.steps + 1):
+            self._step(step, next(batches))
+            if step % run.check == 0 or step == run.steps:
+                now = self._look(step)
+                best = _better(best, now)
+                progress(step / run.steps, f"step {step}: held-back error {now.error:.4f}")
+                if step - best.step >= run.patience * run.check:
                     break
         return best
 
     def _step(self, step: int, batch: Batch) -> None:
-        self._forecaster.train()
+        self._objective.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = _rate(self._plan, step)
+            group["lr"] = _rate(self._run, step)
         self._optimizer.zero_grad()
-        torch.autograd.backward(self._error(batch))
+        torch.autograd.backward(self._objective(batch, step))
+        if self._run.clip_norm:
+            clip_grad_norm_(self._objective.parameters(), self._run.clip_norm)
         self._optimizer.step()
 
-    def _error(self, batch: Batch) -> Tensor:
-        """Mean squared error over all widths: the sandwich."""
-        edges: Edges = self._graph()
-        mask = torch.ones_like(batch.window)
-        errors = []
-        for width in self._widths:
-            weights = narrowed(self._weights, self._nesting, width)
-            inputs = (batch.window, mask, batch.linear, edges)
-            added = functional_call(self._forecaster, weights, inputs)
-            errors.append(mse_loss(batch.linear + added, batch.target))
-        return torch.stack(errors).mean()
-
     @torch.no_grad()
-    def _snapshot(self, step: int, held_back: Batch) -> Trained:
-        self._forecaster.eval()
-        return Trained(
-            weights={name: weight.detach().clone() for name, weight in self._weights.items()},
-            graph=self._graph.frozen(),
-            steps=step,
-            taken=step,
-            error=float(self._error(held_back)),
+    def _look(self, step: int) -> Trained:
+        self._objective.eval()
+        network = self._objective.network
+        error = self._task.watch(network, self._run.widths, self._objective.predict)
+        return Trained(network.frozen(), step, step, error)
+
+
+def _better(best: Trained, now: Trained) -> Trained:
+    if not math.isfinite(now.error):
+        raise TrainingFailedError(
+            f"the error is {now.error} after {now.taken} steps: lower the learning rate"
         )
-
-    @staticmethod
-    def _better(best: Trained, now: Trained) -> Trained:
-        if not math.isfinite(now.error):
-            raise TrainingFailedError(
-                f"the error is {now.error} after {now.taken} steps: lower the learning rate"
-            )
-        kept = now if now.error < best.error else best
-        return Trained(kept.weights, kept.graph, kept.steps, now.taken, kept.error)
+    kept = now if now.error < best.error else best
+    return Trained(kept.frozen, kept.step, now.taken, kept.error)
 
 
-def _drawn(count: int, batch: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(count, (batch,), generator=generator)
-
-
-def _rate(plan: Plan, step: int) -> float:
-    rising = min(1.0, step / plan.warm_up)
-    return plan.rate * rising * (1 + math.cos(math.pi * step / plan.steps)) / 2
+def _rate(run: RunSettings, step: int) -> float:
+    rising = min(1.0, step / max(1, run.schedule.warm_up))
+    return run.optimizer.rate * rising * (1 + math.cos(math.pi * step / run.steps)) / 2

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from litestar import Litestar, get
 
-from aimass_cloud import recipes
 from aimass_cloud.demo import replay, stage
 from aimass_cloud.demo.processes import ChildFailedError, Process
 from aimass_cloud.demo.replay import AHEAD_ROWS, AgentView, Replay
 from aimass_cloud.demo.scenario import Stretch
 from aimass_cloud.demo.sites import SITES
 from aimass_cloud.demo.stage import PORTS, Stage, free_ports
+from aimass_cloud.recipes import tep
 from aimass_shared.errors import DeadlineExceededError, PortInUseError
 
 Serve = Callable[[Litestar], Awaitable[str]]
@@ -111,7 +111,7 @@ def test_a_port_that_somebody_listens_on_is_not_taken(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 async def built(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path, recipes.find("tep"), "auto") as built:
+    async with Stage(tmp_path, tep.PLANT, "auto") as built:
         yield built
 
 
@@ -135,7 +135,7 @@ async def test_until_does_not_wait_for_a_process_that_ended(built: Stage, tmp_pa
 
 
 def test_nothing_is_started_or_written_before_the_block(tmp_path: Path) -> None:
-    made = Stage(tmp_path, recipes.find("tep"), "auto")
+    made = Stage(tmp_path, tep.PLANT, "auto")
     assert list(tmp_path.iterdir()) == []
     assert set(made.agent_ports) == {site.name for site in SITES}
     assert len({made.api_port, *made.agent_ports.values()}) == 4

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aimass_cloud import recipes
 from aimass_cloud.demo.scenario import Rows, Scenario, Stretch, plan
 from aimass_cloud.demo.sites import SITES
+from aimass_cloud.recipes import tep
 from aimass_shared.errors import NotFoundError
 from aimass_shared.windows import GridOptions, RowGrid
 
-RECIPE = recipes.find("tep")
+RECIPE = tep.PLANT
 DATA = RECIPE.load()
 FAULTS = sorted(DATA.faults)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from aimass_cloud import recipes
 from aimass_cloud.demo.sites import SITES, Site, site_config
+from aimass_cloud.recipes import tep
 
-RECIPE = recipes.find("tep")
+RECIPE = tep.PLANT
 
 
 def _config(site: Site) -> dict[str, Any]:

@@ -4,30 +4,38 @@ import pytest
 import torch
 from torch import Tensor
 
-from aimass_cloud.models.blank import blank
 from aimass_cloud.models.contract import contract_for
-from aimass_cloud.models.deployed import deployed, gate_of, weights_of
-from aimass_cloud.models.forecaster import CLIP, Forecaster
+from aimass_cloud.models.forecaster import CLIP, Forecaster, ForecasterConfig
 from aimass_cloud.models.graph import SensorGraph
-from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
-from aimass_shared.errors import NotFoundError, TrainingFailedError
-from aimass_shared.manifest import Sensor, SensorKind
+from aimass_cloud.models.network import Tensors
+from aimass_cloud.models.sensors import FrozenGraph, SensorNetwork
+from aimass_shared.errors import TrainingFailedError
+from aimass_shared.manifest import Sensor
 
-KINDS: tuple[SensorKind, ...] = ("continuous", "continuous", "sampled", "actuator", "actuator")
+KINDS = ("continuous", "continuous", "sampled", "actuator", "actuator")
 SENSORS = tuple(Sensor(f"s{number}", "%", kind) for number, kind in enumerate(KINDS))
 CONFIG = ForecasterConfig(hidden=8, neighbours=2)
 
 
-def _model() -> TrainedModel:
+def _model() -> SensorNetwork:
+    """As drawn before training: a base that forecasts the mean, and an open gate."""
     contract = contract_for("m", SENSORS, step_ms=1000, window=12, horizon=3)
-    return blank(contract, CONFIG, recipe="none", seed=4)
+    torch.manual_seed(4)
+    constants: Tensors = {
+        "base.mean": torch.zeros(5),
+        "base.scale": torch.ones(5),
+        "base.intercept": torch.zeros(5),
+        "base.coefficients": torch.zeros(10, 5),
+        "monitor.whitening": torch.eye(5),
+        "monitor.deviation": torch.ones(5),
+        **SensorGraph(5, CONFIG.embedding, CONFIG.neighbours).frozen(),
+    }
+    return SensorNetwork(CONFIG, contract, constants, FrozenGraph(constants)).eval()
 
 
-def _outputs(model: TrainedModel, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.no_grad():
-        outputs: tuple[Tensor, Tensor, Tensor] = deployed(model)(
-            values, mask, weights_of(model, 1.0), gate_of(model, 1.0)
-        )
+@torch.no_grad()
+def _outputs(model: SensorNetwork, values: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] = model(values, mask)
     return outputs
 
 
@@ -108,28 +116,19 @@ def test_a_missing_target_does_not_count_in_the_loss() -> None:
     values, mask = torch.randn(2, 15, 5), torch.ones(2, 15, 5)
     mask[0, 13, 1] = 0.0
     wild = values.masked_fill(mask == 0, 1e6)
-    whole, weights = deployed(model), weights_of(model, 1.0)
-    first, second = (
-        whole.loss(rows, mask, weight=torch.ones(2), weights=weights) for rows in (values, wild)
-    )
+    first, second = (model.local_loss(rows, mask, torch.ones(2)) for rows in (values, wild))
     assert first == second
 
 
 def test_padding_does_not_count_in_the_loss() -> None:
     model = _model()
     values, mask = torch.randn(2, 15, 5), torch.ones(2, 15, 5)
-    whole, weights = deployed(model), weights_of(model, 1.0)
-    padded = whole.loss(values, mask, weight=torch.tensor([1.0, 0.0]), weights=weights)
-    alone = whole.loss(values[:1], mask[:1], weight=torch.ones(1), weights=weights)
-    assert padded == pytest.approx(alone.item())
+    padded = model.local_loss(values, mask, torch.tensor([1.0, 0.0]))
+    alone = model.local_loss(values[:1], mask[:1], torch.ones(1))
+    assert padded.item() == pytest.approx(alone.item())
 
 
 def test_sensors_of_one_kind_must_be_beside_each_other() -> None:
     mixed = (SENSORS[0], SENSORS[2], SENSORS[1])
     with pytest.raises(TrainingFailedError, match="beside each other"):
         Forecaster(CONFIG, mixed, window=12, horizon=3)
-
-
-def test_a_width_that_was_not_trained_is_refused() -> None:
-    with pytest.raises(NotFoundError, match=r"width 0\.75 was not trained"):
-        gate_of(_model(), 0.75)

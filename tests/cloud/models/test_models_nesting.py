@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from aimass_cloud.models.forecaster import Forecaster, narrowed, nesting
+from aimass_cloud.models.forecaster import Forecaster, ForecasterConfig
 from aimass_cloud.models.nesting import Nesting
-from aimass_cloud.models.trained import ForecasterConfig
+from aimass_cloud.models.network import narrowed, nesting_of
 from aimass_shared.errors import NotFoundError
-from aimass_shared.manifest import Sensor, SensorKind
+from aimass_shared.manifest import Sensor
 
 HIDDEN, WINDOW, HORIZON = 8, 6, 2
-KINDS: tuple[SensorKind, ...] = ("continuous", "continuous", "sampled", "actuator")
+KINDS = ("continuous", "continuous", "sampled", "actuator")
 SENSORS = tuple(Sensor(f"s{number}", "%", kind) for number, kind in enumerate(KINDS))
 
 
@@ -54,8 +54,9 @@ def test_slices_are_copies() -> None:
 
 def test_every_parameter_over_hidden_channels_is_elastic() -> None:
     """A forgotten axis would leave a slice with the size of the whole."""
-    weights = dict(_forecaster().named_parameters())
-    for name, part in narrowed(weights, nesting(tuple(weights)), 0.5).items():
+    forecaster = _forecaster()
+    weights = dict(forecaster.named_parameters())
+    for name, part in narrowed(weights, nesting_of(forecaster), 0.5).items():
         halved = sum(size == HIDDEN for size in weights[name].shape)
         assert part.numel() * 2**halved == weights[name].numel(), name
 
@@ -66,7 +67,7 @@ def test_a_slice_computes_what_the_full_network_computes_without_the_other_chann
 ) -> None:
     forecaster, inputs = _forecaster(), _inputs()
     weights = dict(forecaster.named_parameters())
-    nested = nesting(tuple(weights))
+    nested = nesting_of(forecaster)
     sliced = {
         name: weight.clone().detach() for name, weight in narrowed(weights, nested, width).items()
     }

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from aimass_cloud import recipes
+from aimass_cloud.recipes import tep
 from aimass_shared.errors import NotFoundError
 
-DATA = recipes.find("tep").load()
+DATA = tep.PLANT.load()
 
 
 def _column(name: str) -> int:
@@ -80,7 +81,7 @@ def test_site_histories_are_normal_distinct_and_leave_a_fault_out() -> None:
 def test_recordings_cannot_be_changed_by_who_loads_them() -> None:
     with pytest.raises(ValueError, match="read-only"):
         DATA.train[0, 0] = 1.0
-    assert recipes.find("tep").load() is DATA
+    assert tep.PLANT.load() is DATA
 
 
 def test_the_licence_travels_with_the_recordings() -> None:
@@ -89,5 +90,5 @@ def test_the_licence_travels_with_the_recordings() -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(NotFoundError, match=r"no recipe 'tap'.*tep"):
+    with pytest.raises(NotFoundError, match=r"no recipe 'tap'.*sensor-graph"):
         recipes.find("tap")

@@ -19,29 +19,34 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from aimass_cloud import recipes
-from aimass_cloud.models import deployed as network
-from aimass_cloud.models.trained import ForecasterConfig, TrainedModel
+from aimass_cloud.models.network import tensors
+from aimass_cloud.models.samples import Part
+from aimass_cloud.models.sensors import SensorNetwork
+from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import cut
+from aimass_cloud.recipes import tep
+from aimass_cloud.recipes.assembly import outputs_of
 from aimass_cloud.slicing import contract_of, make_slices, prepare
 from aimass_cloud.slicing.export import filled
 from aimass_cloud.slicing.preparing import beside
-from aimass_cloud.slicing.quantize import KEPT_FLOAT, products
-from aimass_cloud.slicing.templates import OPSET
-from aimass_cloud.training import Plan, TrainSettings, train, with_weights
+from aimass_cloud.slicing.quantize import products
+from aimass_cloud.slicing.templates import OPSET, LocalLoss, network_of
+from aimass_cloud.training import RunSettings, train, with_weights
 from aimass_shared.errors import ModelLoadFailedError, NotFoundError, SelfTestFailedError
 from aimass_shared.manifest import SliceArtifact
 from aimass_shared.slices import SliceSpec
 
 SPECS = (SliceSpec(1.0, "fp32"), SliceSpec(1.0, "int8"), SliceSpec(0.5, "int8"))
-CONFIG = ForecasterConfig(hidden=8, steps=1, widths=(1.0, 0.5))
+RUN = RunSettings(steps=60, check=20, widths=(1.0, 0.5), options={"hidden": 8, "steps": 1})
+KEPT_FLOAT = SensorNetwork.KEPT_FLOAT
 CORES = len(os.sched_getaffinity(0))
-DATA = recipes.find("tep").load()
+DATA = tep.load()
 Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
-    return train("tep", settings=TrainSettings(CONFIG, Plan(steps=60, check=20)))
+    return train("sensor-graph", RUN)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +54,10 @@ def folder(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A directory with the exported graphs: one kind from here, one from a process beside."""
     directory = tmp_path_factory.mktemp("slices")
     with beside(model, directory, "step") as wait:
-        prepare("tep", directory, CONFIG, kinds=["forward"])
+        prepare("sensor-graph", directory, RUN, kinds=["forward"])
         wait()
     assert CORES == 1 or len(_templates(directory)) == 4
-    prepare("tep", directory, CONFIG)
+    prepare("sensor-graph", directory, RUN)
     return directory
 
 
@@ -79,15 +84,8 @@ def _run(path: str, feeds: Arrays) -> Arrays:
 
 
 def _torch(model: TrainedModel, width: float, values: NDArray[np.float32]) -> Arrays:
-    window = torch.tensor(values)
-    with torch.no_grad():
-        outputs = network.deployed(model)(
-            window,
-            torch.ones_like(window),
-            network.weights_of(model, width),
-            network.gate_of(model, width),
-        )
-    return {name: output.numpy() for name, output in zip(network.OUTPUTS, outputs, strict=True)}
+    part = Part({"values": values, "mask": np.ones_like(values)}, {})
+    return outputs_of(recipes.find(model.info.recipe), model, width, part)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -164,13 +162,13 @@ def test_int8_is_symmetric_without_quantised_bias_as_tensorrt_needs(
 
 def test_only_products_of_the_forecaster_are_quantised(slices: dict[str, SliceArtifact]) -> None:
     graph = onnx.load_model(_path(slices["w1.00-fp32"], "model"))
-    chosen = set(products(graph))
+    chosen = set(products(graph, KEPT_FLOAT))
     inputs = {name for node in graph.graph.node if node.name in chosen for name in node.input}
     # One for each of 3 kinds, 2 relations, 2 sides of the cell and 2 read-outs.
     assert len(chosen) == 9
-    assert "encoder.maps.0" in inputs
+    assert "forecaster.encoder.maps.0" in inputs
     # ONNX Runtime 1.23 refuses to run products with int8 weights of more than two axes.
-    assert "head.hold_changes" not in inputs
+    assert "forecaster.head.hold_changes" not in inputs
     assert not any(name.startswith(KEPT_FLOAT) for name in inputs)
 
 
@@ -192,8 +190,8 @@ def test_the_self_test_vectors_come_out_again(slices: dict[str, SliceArtifact]) 
 
 def test_costs_are_measured(model: TrainedModel, slices: dict[str, SliceArtifact]) -> None:
     whole, half = slices["w1.00-int8"].cost, slices["w0.50-int8"].cost
-    assert slices["w1.00-fp32"].cost.val_mse == pytest.approx(model.metrics["val_mse"], rel=1e-4)
-    assert half.val_mse == pytest.approx(model.metrics["val_mse_by_width"]["0.50"], rel=0.01)
+    assert slices["w1.00-fp32"].cost.val_error == pytest.approx(model.metrics["val_mse"], rel=1e-4)
+    assert half.val_error == pytest.approx(model.metrics["by_width"]["0.50"]["val_mse"], rel=0.01)
     assert half.model_bytes < whole.model_bytes
     size = Path(_path(slices["w1.00-int8"], "model")).stat().st_size
     assert whole.model_bytes == size
@@ -236,12 +234,10 @@ def test_the_gradient_step_is_that_of_torch(
     values = cut(DATA.train, 20)[:32].copy()
     mask, weight = np.ones_like(values), np.ones(32, np.float32)
     mask[3, 5, 7] = mask[4, 18, 2] = weight[-2:] = 0.0
-    weights = {
-        key: tensor.requires_grad_() for key, tensor in network.weights_of(model, width).items()
-    }
-    loss = network.deployed(model).loss(
-        torch.tensor(values), torch.tensor(mask), weight=torch.tensor(weight), weights=weights
-    )
+    named = {f"network.{key}": tensor for key, tensor in tensors(model.at(width)).items()}
+    weights = {key: named[f"network.{key}"].requires_grad_() for key in model.weights}
+    batch = tuple(torch.tensor(array) for array in (values, mask, weight))
+    loss = torch.func.functional_call(LocalLoss(network_of(model)), named, batch)
     torch.autograd.backward(loss)
     feeds = {"values": values, "mask": mask, "weight": weight}
     arrays = {key: tensor.detach().numpy() for key, tensor in weights.items()}
@@ -265,7 +261,7 @@ def test_a_descendant_is_sliced_without_an_export(
     assert time.process_time() - started < 10
     assert _templates(folder) == before
     assert _templates(tmp_path).keys() == before.keys(), "a grandchild would have to export"
-    assert made[0].cost.val_mse == pytest.approx(child.metrics["val_mse"], rel=1e-4)
+    assert made[0].cost.val_error == pytest.approx(child.metrics["val_mse"], rel=1e-4)
     whole = Path(_path(made[0], "model")).read_bytes()
     assert whole != Path(_path(slices["w1.00-fp32"], "model")).read_bytes()
 
@@ -295,7 +291,14 @@ def test_the_process_beside_ends_with_the_block(model: TrainedModel, tmp_path: P
 
 
 def test_the_process_beside_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "aimass_cloud.slicing", "tep", str(tmp_path), "--until-closed"]
+    command = [
+        sys.executable,
+        "-m",
+        "aimass_cloud.slicing",
+        "sensor-graph",
+        str(tmp_path),
+        "--until-closed",
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.close()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from aimass_cloud import recipes
 from aimass_cloud.models.forecaster import Forecaster
 from aimass_cloud.models.graph import SensorGraph
 from aimass_cloud.models.trained import ForecasterConfig
+from aimass_cloud.recipes import tep
 from aimass_cloud.training import Plan
 from aimass_cloud.training.batches import Batch
 from aimass_cloud.training.detection import measured
@@ -77,7 +77,7 @@ def test_a_gate_cannot_make_the_forecast_worse_where_it_was_chosen() -> None:
 
 
 def test_detection_counts_windows_and_the_alarm_waits_for_three() -> None:
-    data = recipes.find("tep").load()
+    data = tep.PLANT.load()
 
     def score(rows: NDArray[np.float32]) -> NDArray[np.floating]:
         """1 in normal operation, 9 in two spells of the fault that is asked about."""
@@ -97,6 +97,6 @@ def test_detection_counts_windows_and_the_alarm_waits_for_three() -> None:
 
 
 def test_a_fault_that_is_never_found_has_no_delay() -> None:
-    data = recipes.find("tep").load()
+    data = tep.PLANT.load()
     found = measured(lambda rows: np.linspace(1, 1.1, len(rows) - WINDOW + 1), data, WINDOW)
     assert found["faults"]["1"] == {"detection_rate": 0.0, "delay_samples": None}

@@ -22,12 +22,12 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-from aimass_cloud.recipes.tep import RECIPE
+from aimass_cloud.recipes.tep import PLANT
 from aimass_shared.messages import Prediction
 
 DEADLINE_S = 60.0
 COMMAND_S = 200.0
-WINDOW, STEP_MS = RECIPE.window, RECIPE.step_ms
+WINDOW, STEP_MS = PLANT.window, PLANT.step_ms
 MAX_PAYLOAD, MAX_BODY = 64 << 10, 256 << 10
 MODEL = "tep-monitor"
 MIB = 1024  # KiB, as /proc tells them
@@ -210,7 +210,7 @@ class Site:
                 kind=kind,
                 broker=ground.broker_port,
                 step=STEP_MS,
-                sensors=json.dumps(RECIPE.load().names),
+                sensors=json.dumps(PLANT.load().names),
                 name=self.name,
                 most=MAX_PAYLOAD,
                 api=port,
@@ -287,7 +287,7 @@ class Site:
     def row(self, values: Sequence[float]) -> Json:
         time_ms = self.time_ms(self._sent)
         self._sent += 1
-        return {"timestamp_ms": time_ms, **dict(zip(RECIPE.load().names, values, strict=True))}
+        return {"timestamp_ms": time_ms, **dict(zip(PLANT.load().names, values, strict=True))}
 
     def time_ms(self, row: int) -> int:
         return self._start_ms + row * STEP_MS

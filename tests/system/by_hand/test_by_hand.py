@@ -13,14 +13,14 @@ import httpx
 import numpy as np
 import pytest
 
-from aimass_cloud.recipes.tep import RECIPE
+from aimass_cloud.recipes.tep import PLANT
 from aimass_shared.sparkplug.datatypes import DataType
 from aimass_shared.sparkplug.payload import Metric
 from aimass_shared.sparkplug.session import EdgeSession
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
-WINDOW = RECIPE.window
+WINDOW = PLANT.window
 MAX_PAYLOAD, MAX_BODY = 64 << 10, 256 << 10
 MODEL = "tep-monitor"
 HEAVY = ("torch", "flwr", "litestar", "sqlalchemy", "/onnx/")
@@ -31,7 +31,7 @@ MakeSite = Callable[..., Any]
 
 
 def normal(count: int) -> Rows:
-    rows: Rows = RECIPE.load().test[:count].tolist()
+    rows: Rows = PLANT.load().test[:count].tolist()
     return rows
 
 
@@ -60,7 +60,7 @@ def test_from_a_token_to_an_alarm(ground: Ground, make_site: MakeSite) -> None:
     named = f"ok: {taken['slice']} of {ground.release}"
     assert site.command("check")["model"] == f"{named}, on trial"
 
-    data, before = RECIPE.load(), 30
+    data, before = PLANT.load(), 30
     rows = data.faults[4][data.fault_start - before : data.fault_start + 30].tolist()
     site.send(rows)
     ends = site.ends(WINDOW - 1, len(rows))
@@ -183,7 +183,7 @@ def test_bad_telemetry_is_counted_and_the_next_row_is_taken(
 
 def test_bad_sparkplug_is_counted_and_births_are_taken(make_site: MakeSite) -> None:
     site = make_site("sparkplug")
-    names = RECIPE.load().names
+    names = PLANT.load().names
     prefix = f"spBv1.0/acme/%s/{site.name}"
     for kind, payload in (
         ("NBIRTH", b"no protobuf \xff\xff"),

@@ -16,7 +16,7 @@ async def train(scene: Scene) -> tuple[TrainReport, str]:
     scene.voice.chapter("The cloud trains: exact base from the sites' moments, then the network")
     run = await _gather_moments(scene)
     start = scene.voice.seconds
-    body = {"recipe": scene.recipe.name, "seed": scene.seed, "base": run}
+    body = {"recipe": scene.plant.recipe, "seed": scene.seed, "base": run}
     with scene.voice.following("training") as watch:
         result = await scene.admin.wait(await scene.admin.start("train", body), watch)
     metrics = result["metrics"]
@@ -35,7 +35,7 @@ async def train(scene: Scene) -> tuple[TrainReport, str]:
 async def _gather_moments(scene: Scene) -> str:
     """A statistics round; returns its run."""
     with scene.voice.following("statistics round") as watch:
-        body = {"kind": "statistics", "recipe": scene.recipe.name, "deadline_s": ROUND_S}
+        body = {"kind": "statistics", "recipe": scene.plant.recipe, "deadline_s": ROUND_S}
         moments = await scene.admin.wait(await scene.admin.start("rounds", body), watch)
     sites, rows = moments["clients"], round(moments["rows"])
     scene.voice.say(f"{sites} sites sent matrices that stand for {rows} rows")
@@ -53,7 +53,7 @@ async def make_slices(scene: Scene, model: str) -> list[SliceReport]:
     for one in reports:
         name = f"width {one.width:g} {one.precision}"
         cost = f"{one.bytes:,} bytes, {one.p50_ms:.2f} ms a window"
-        scene.voice.say(f"{name}: {cost}, error {one.val_mse:.4f}")
+        scene.voice.say(f"{name}: {cost}, error {one.val_error:.4f}")
     return reports
 
 
@@ -63,7 +63,7 @@ def _slice_report(one: dict[str, Any]) -> SliceReport:
         precision=one["precision"],
         bytes=one["bytes"],
         p50_ms=one["p50_ms"],
-        val_mse=one["val_mse"],
+        val_error=one["val_error"],
     )
 
 

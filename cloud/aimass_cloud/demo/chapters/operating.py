@@ -90,7 +90,7 @@ def _pca(scene: Scene) -> Rates:
     """PCA on the very same rows, fitted and calibrated as the monitor is."""
     from aimass_cloud.models.monitor import threshold  # noqa: PLC0415  torch is slow to import
 
-    data, scenario, skip = scene.recipe.load(), scene.scenario, scene.recipe.window - 1
+    data, scenario, skip = scene.plant.load(), scene.scenario, scene.plant.window - 1
     pca = Pca.fit(data.train)
     level = threshold(pca.score(data.calibration))
     before = pca.score(scenario.normal.rows)[skip:] > level
@@ -113,11 +113,11 @@ async def overload(scene: Scene) -> HandoffReport:
 
 
 async def _burst(scene: Scene) -> HandoffReport:
-    rows, window = scene.scenario.normal.rows, scene.recipe.window
+    rows, window = scene.scenario.normal.rows, scene.plant.window
     starts = np.linspace(0, len(rows) - window, BURST_WINDOWS).astype(int)
     one = Burst(
         url=scene.views[WEAKEST].url,
-        model=scene.recipe.model,
+        model=scene.plant.model,
         values=np.stack([rows[start : start + window] for start in starts]),
         requests=BURST_REQUESTS,
         together=BURST_TOGETHER,

@@ -1,4 +1,4 @@
-"""Recipe "tep": the Tennessee Eastman process, the field's common test plant.
+"""The Tennessee Eastman process, the field's common test plant: what ships for `sensor-graph`.
 
 52 sensors at one row each 3 minutes, normal operation and eight faults. The recordings lie beside
 this file, with their licence. Sensor names and units: Downs and Vogel, Computers & Chemical
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aimass_cloud.recipes.recipe import PlantData, Recipe
+from aimass_cloud.recipes.plant import PlantData, ShippedPlant
 from aimass_shared.errors import TrainingFailedError
 from aimass_shared.manifest import Sensor, SensorKind
 
@@ -97,6 +97,7 @@ def load() -> PlantData:
     held_back = _read("d00_te", 960)
     return PlantData(
         sensors=sensors(),
+        step_ms=STEP_MS,
         train=_read("d00", 500),
         calibration=held_back[:CALIBRATION_ROWS],
         test=held_back[CALIBRATION_ROWS:],
@@ -106,8 +107,14 @@ def load() -> PlantData:
     )
 
 
-RECIPE: Final = Recipe(
-    name="tep", model="tep-monitor", step_ms=STEP_MS, window=16, horizon=4, load=load
+PLANT: Final = ShippedPlant(
+    name="tep",
+    recipe="sensor-graph",
+    model="tep-monitor",
+    step_ms=STEP_MS,
+    window=16,
+    horizon=4,
+    load=load,
 )
 
 

@@ -1,40 +1,22 @@
-"""How well a model forecasts, beside persistence, DLinear and the plain VAR; and its gate.
+"""What a forecast is compared with (persistence, DLinear, the plain VAR), and its gate.
 
 Errors are in squared standard deviations of the recipe's own training rows, whatever rows the model
 took its normalisation from, so that figures of different models can be compared.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aimass_cloud.models.deployed import Deployed
+from aimass_cloud.models.base import VarBase
 from aimass_cloud.models.linear import DLinear, persistence
 from aimass_cloud.models.windows import cut, scaled_error
-from aimass_cloud.recipes import PlantData
+from aimass_cloud.recipes.plant import PlantData
 from aimass_shared.manifest import Contract
 
 
-@torch.no_grad()
-def error(
-    deployed: Deployed,
-    weights: Mapping[str, Tensor],
-    gate: Tensor,
-    *,
-    data: PlantData,
-    contract: Contract,
-) -> float:
-    """Error of a model on the test rows, which nothing is chosen on."""
-    values = torch.tensor(cut(data.test, contract.window + contract.horizon))
-    past, future = values[:, : contract.window], values[:, contract.window :]
-    forecast, _, _ = deployed(past, torch.ones_like(past), dict(weights), gate)
-    return scaled_error(forecast.numpy(), future.numpy(), data.train.std(axis=0))
-
-
-def baselines(deployed: Deployed, data: PlantData, contract: Contract) -> dict[str, float]:
+def baselines(base: VarBase, data: PlantData, contract: Contract) -> dict[str, float]:
     """Errors of what every model is compared with, on the same rows."""
     mean, scale = data.train.mean(axis=0), data.train.std(axis=0)
     length, window, horizon = contract.window + contract.horizon, contract.window, contract.horizon
@@ -46,7 +28,7 @@ def baselines(deployed: Deployed, data: PlantData, contract: Contract) -> dict[s
     forecasts = {
         "persistence": persistence(past, horizon),
         "dlinear": dlinear.forecast(past),
-        "var": (_linear(deployed, data.test, contract) - mean) / scale,
+        "var": (_linear(base, data.test, contract) - mean) / scale,
     }
     one = np.ones_like(scale)
     return {name: scaled_error(each, future, one) for name, each in forecasts.items()}
@@ -79,11 +61,9 @@ def gate(linear: Tensor, added: Tensor, target: Tensor, *, kinds: list[int]) -> 
 
 
 @torch.no_grad()
-def _linear(
-    deployed: Deployed, rows: NDArray[np.float32], contract: Contract
-) -> NDArray[np.float64]:
+def _linear(base: VarBase, rows: NDArray[np.float32], contract: Contract) -> NDArray[np.float64]:
     """The VAR's forecasts of the test rows, in units."""
     values = torch.tensor(cut(rows, contract.window + contract.horizon))[:, : contract.window]
-    window = deployed.base.standardised(values, torch.ones_like(values))
-    linear = deployed.base(window, contract.horizon) * deployed.base.scale + deployed.base.mean
+    window = base.standardised(values, torch.ones_like(values))
+    linear = base(window, contract.horizon) * base.scale + base.mean
     return np.asarray(linear.numpy(), np.float64)

@@ -1,7 +1,4 @@
-"""What a recipe is: the data, sensors and sizes of one task, from which a model is trained.
-
-A recipe holds no weights and trains nothing; `aimass_cloud.training` takes it from here.
-"""
+"""Recordings of one plant, in the parts that training and honest figures need. No torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,9 +22,11 @@ class PlantData:
         test: normal operation that nothing is chosen on; the figures of a report come from it.
         faults: runs that turn faulty at row `fault_start`, by the fault's number.
         fault_labels: what each fault is.
+        step_ms: time between two rows.
     """
 
     sensors: tuple[Sensor, ...]
+    step_ms: int
     train: Rows
     calibration: Rows
     test: Rows
@@ -55,16 +54,17 @@ class PlantData:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One task: what is trained, on what, and how wide its windows are.
+class ShippedPlant:
+    """A plant whose recordings ship with the product.
 
     Attributes:
-        name: how commands name the recipe. model: name of the models that it makes.
+        name: of the plant. recipe: that is trained on it. model: name of the models it gives.
         step_ms: time between two rows. window: rows of an input. horizon: rows of a forecast.
-        load: reads the data; the result is shared and read-only.
+        load: reads the recordings; the result is shared and read-only.
     """
 
     name: str
+    recipe: str
     model: str
     step_ms: int
     window: int

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aimass_cloud.models.deployed import Deployed
-from aimass_cloud.models.monitor import ROWS, threshold
+from aimass_cloud.models.base import VarBase
+from aimass_cloud.models.monitor import ROWS, Monitor, threshold
 from aimass_cloud.models.pca import Pca
 from aimass_cloud.models.windows import cut
-from aimass_cloud.recipes import PlantData
+from aimass_cloud.recipes.plant import PlantData
 
 CONSECUTIVE = 3
 
@@ -24,15 +24,14 @@ Floats = NDArray[np.floating]
 Score = Callable[[NDArray[np.float32]], Floats]
 
 
-def monitor_score(deployed: Deployed, window: int) -> Score:
+def monitor_score(base: VarBase, monitor: Monitor, window: int) -> Score:
     """The monitor's score of each window of a run `[T, S]`, `[T - window + 1]`."""
 
     @torch.no_grad()
     def score(rows: NDArray[np.float32]) -> Floats:
         values = torch.tensor(cut(rows, window))
         mask = torch.ones_like(values)
-        standardised = deployed.base.standardised(values, mask)
-        scores, _ = deployed.monitor(deployed.base, standardised, mask)
+        scores, _ = monitor(base, base.standardised(values, mask), mask)
         return np.asarray(scores.numpy(), np.float64)
 
     return score
@@ -63,11 +62,11 @@ def measured(score: Score, data: PlantData, window: int) -> dict[str, Any]:
     }
 
 
-def report(deployed: Deployed, data: PlantData, window: int) -> dict[str, dict[str, Any]]:
+def report(monitor: Score, data: PlantData, window: int) -> dict[str, dict[str, Any]]:
     """Figures of the monitor and of PCA, fitted on the same rows and judged the same way."""
     pca = Pca.fit(data.train)
     scores: Mapping[str, Score] = {
-        "monitor": monitor_score(deployed, window),
+        "monitor": monitor,
         "pca": pca_score(pca, window),
         "pca_averaged": pca_score(pca, window, ROWS),
     }
