@@ -26,6 +26,7 @@ from aimass_shared.inference.tensors import (
     check_inputs,
     datatype_of,
     dtype_of,
+    example,
     shape_fits,
 )
 
@@ -50,5 +51,6 @@ __all__ = [
     "dtype_of",
     "encode_request",
     "encode_response",
+    "example",
     "shape_fits",
 ]

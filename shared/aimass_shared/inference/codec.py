@@ -203,7 +203,7 @@ def encode_request(request: InferRequest) -> tuple[bytes, Headers]:
         json["outputs"] = [_wanted(output) for output in request.outputs]
     body, length = _joined(
         json | _optional(request.id, parameters),
-        [tensors.raw_bytes(array) for array in request.inputs.values()],
+        [tensors.raw_bytes(name, array) for name, array in request.inputs.items()],
     )
     return body, _headers(length)
 
@@ -230,7 +230,7 @@ def encode_response(request: InferRequest, response: InferResponse) -> tuple[byt
         ],
     }
     chunks = [
-        tensors.raw_bytes(response.outputs[name]) for name, binary in chosen.items() if binary
+        tensors.raw_bytes(name, response.outputs[name]) for name, binary in chosen.items() if binary
     ]
     return _joined(json | _optional(response.id or request.id, response.parameters), chunks)
 

@@ -1,7 +1,7 @@
-"""Tensors on the wire of the Open Inference Protocol v2: as JSON numbers or as raw bytes.
+"""Tensors on the wire of the Open Inference Protocol v2: as JSON numbers and texts, or as bytes.
 
-Only tensors: the requests and responses that carry them are in `codec`. BYTES tensors are refused;
-no model of ours takes text.
+Only tensors: the requests and responses that carry them are in `codec`, the bytes of texts are in
+`texts`.
 Source: github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md, and
 the binary tensor data extension of Triton.
 """
@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_shared.errors import BadTensorError
-from aimass_shared.manifest import TensorSpec
+from aimass_shared.inference import texts
+from aimass_shared.inference.texts import TEXT
+from aimass_shared.manifest import BYTES, TensorSpec
 
 Tensor: TypeAlias = NDArray[np.generic]
 Parameter: TypeAlias = str | int | float | bool
 
 MAX_TENSORS = 64
 MAX_RANK = 8
-_JSON_KINDS = {"b": bool, "i": int, "u": int, "f": float}
+_JSON_KINDS = {"b": bool, "i": int, "u": int, "f": float, "O": str}
 _DTYPES: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("<u1"),
@@ -38,6 +40,7 @@ _DTYPES: dict[str, np.dtype[np.generic]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    BYTES: TEXT,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -53,7 +56,7 @@ class WireTensor(msgspec.Struct, frozen=True):
 
 
 def dtype_of(datatype: str) -> np.dtype[np.generic]:
-    """The numpy type of a datatype of the protocol, little-endian.
+    """The numpy type of a datatype of the protocol, little-endian; BYTES are objects (`str`).
 
     Raises:
         BadTensorError: it is not one of those that are supported.
@@ -134,6 +137,10 @@ def _array(tensor: WireTensor, chunk: memoryview | None) -> Tensor:
 def _from_bytes(tensor: WireTensor, dtype: np.dtype[np.generic], chunk: memoryview) -> Tensor:
     if memoryview(tensor.data):
         raise BadTensorError(f"tensor `{tensor.name}` has both data and binary_data_size")
+    if dtype == TEXT:
+        _check_whole(tensor, chunk)
+        count = math.prod(tensor.shape)
+        return texts.unpacked(tensor.name, count, chunk).reshape(tensor.shape)
     expected = math.prod(tensor.shape) * dtype.itemsize
     claimed = tensor.parameters["binary_data_size"]
     if not expected == claimed == len(chunk):
@@ -146,6 +153,14 @@ def _from_bytes(tensor: WireTensor, dtype: np.dtype[np.generic], chunk: memoryvi
         return truth.reshape(tensor.shape)
     array = np.frombuffer(chunk, dtype).reshape(tensor.shape)
     return array if array.flags.aligned else array.copy()  # runtimes want aligned memory
+
+
+def _check_whole(tensor: WireTensor, chunk: memoryview) -> None:
+    claimed = tensor.parameters["binary_data_size"]
+    if claimed != len(chunk):
+        raise BadTensorError(
+            f"tensor `{tensor.name}`: binary_data_size says {claimed}, the body has {len(chunk)}"
+        )
 
 
 def _from_json(tensor: WireTensor, dtype: np.dtype[np.generic]) -> Tensor:
@@ -177,6 +192,8 @@ def _parsed(
         raise BadTensorError(f"tensor `{tensor.name}`: {tensor.datatype} data: {error}") from error
     if dtype.kind == "f" and not np.isfinite(array.astype(np.float64, copy=False)).all():
         raise BadTensorError(f"tensor `{tensor.name}`: a value is too large for {tensor.datatype}")
+    if dtype == TEXT and not all(isinstance(text, str) for text in array.flat):
+        raise BadTensorError(f"tensor `{tensor.name}`: its lists differ in length")
     return array
 
 
@@ -206,8 +223,9 @@ def head(name: str, array: Tensor, *, binary: bool) -> dict[str, object]:
         "datatype": datatype_of(array),
         "shape": array.shape,
     }
+    size = len(texts.packed(name, array.flat)) if array.dtype == TEXT else array.nbytes
     if binary:
-        return {**result, "parameters": {"binary_data_size": array.nbytes}}
+        return {**result, "parameters": {"binary_data_size": size}}
     if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64, copy=False)).all():
         raise BadTensorError(
             f"tensor `{name}` is not finite, which JSON cannot carry; ask for binary"
@@ -215,9 +233,27 @@ def head(name: str, array: Tensor, *, binary: bool) -> dict[str, object]:
     return {**result, "data": array.ravel().tolist()}
 
 
-def raw_bytes(array: Tensor) -> bytes:
-    """The bytes of a tensor: row-major, little-endian."""
+def raw_bytes(name: str, array: Tensor) -> bytes:
+    """The bytes of a tensor: row-major, little-endian.
+
+    Raises:
+        BadTensorError: it is of BYTES, and an element is no text.
+    """
+    if array.dtype == TEXT:
+        return texts.packed(name, array.flat)
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def example(specs: Sequence[TensorSpec], batch: int) -> dict[str, Tensor]:
+    """Zeros and empty texts as a model takes them; `batch` stands in for each size that is open."""
+    return {
+        spec.name: np.full(
+            [batch if size < 0 else size for size in spec.shape],
+            "" if spec.datatype == BYTES else 0,
+            dtype_of(spec.datatype),
+        )
+        for spec in specs
+    }
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Tensor]) -> None:

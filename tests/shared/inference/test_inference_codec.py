@@ -24,16 +24,18 @@ from aimass_shared.inference import (
     decode_response,
     encode_request,
     encode_response,
+    example,
 )
 from aimass_shared.manifest import TensorSpec
 
 DTYPES = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
-arrays: st.SearchStrategy[Tensor] = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: npst.arrays(
-        np.dtype(dtype), npst.array_shapes(min_dims=0, max_dims=4, min_side=0)
-    )
+SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0)
+numbers: st.SearchStrategy[Tensor] = st.sampled_from(DTYPES).flatmap(
+    lambda dtype: npst.arrays(np.dtype(dtype), SHAPES)
 )
-finite_arrays = arrays.filter(lambda array: bool(np.isfinite(array.astype(float)).all()))
+texts: st.SearchStrategy[Tensor] = npst.arrays(np.dtype(object), SHAPES, elements=st.text())
+arrays = numbers | texts
+finite_arrays = texts | numbers.filter(lambda array: bool(np.isfinite(array.astype(float)).all()))
 named = st.dictionaries(st.text(max_size=8), arrays, min_size=1, max_size=4)
 
 
@@ -41,8 +43,8 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return left.dtype == right.dtype and left.shape == right.shape and _bytes(left) == _bytes(right)
 
 
-def _bytes(array: Tensor) -> bytes:
-    return array.tobytes()
+def _bytes(array: Tensor) -> object:
+    return array.tolist() if array.dtype == object else array.tobytes()
 
 
 def _request(**inputs: Tensor) -> InferRequest:
@@ -177,7 +179,9 @@ def test_integers_are_numbers_too() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"datatype": "BYTES", "data": ["a", "b"]}, "BYTES is not supported; use one of BOOL"),
+        ({"datatype": "BYTES"}, "Expected `str`, got `int`"),
+        ({"datatype": "BYTES", "data": ["a", None]}, "Expected `str`, got `null`"),
+        ({"datatype": "BYTES", "shape": [2, 1], "data": [["a"], ["b", "c"]]}, "differ in length"),
         ({"datatype": "BF16"}, "BF16 is not supported"),
         ({"shape": [3]}, r"shape \[3\] does not fit data of shape \[2\]"),
         ({"shape": [-1]}, r"shape \[-1\] must have at most 8 dimensions, none negative"),
@@ -282,9 +286,54 @@ def test_what_json_cannot_carry_goes_as_bytes_only(value: float) -> None:
     assert np.array_equal(decode_response(body, length).outputs["x"], array, equal_nan=True)
 
 
-def test_an_array_of_text_cannot_be_sent() -> None:
-    with pytest.raises(BadTensorError, match="cannot be sent"):
-        encode_request(_request(x=np.array(["a"])))
+TEXTS = {"name": "x", "datatype": "BYTES", "shape": [2]}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "said"),
+    [
+        (b"\1\0\0\0a", "5 bytes are not 2 texts"),
+        (b"\1\0\0\0a\2\0\0\0b", "10 bytes are not 2 texts"),
+        (b"\1\0\0\0a\1\0\0\0bc", "11 bytes are not 2 texts"),
+        (b"\xff\xff\xff\xffabcd", "8 bytes are not 2 texts"),
+        (b"\1\0\0\0a\1\0\0\0\xff", "a text is not UTF-8"),
+        (b"\1\0\0\0a\0\0", "7 bytes are not 2 texts"),
+    ],
+)
+def test_bytes_that_are_no_texts_are_refused(chunk: bytes, said: str) -> None:
+    json = _json(TEXTS | {"parameters": {"binary_data_size": len(chunk)}})
+    with pytest.raises(BadTensorError, match=said):
+        _decode(json + chunk, len(json))
+
+
+def test_texts_whose_number_or_size_is_a_lie_cost_nothing() -> None:
+    json = _json(TEXTS | {"shape": [2**40], "parameters": {"binary_data_size": 4}})
+    with pytest.raises(BadTensorError, match="4 bytes are not 1099511627776 texts"):
+        _decode(json + bytes(4), len(json))
+    json = _json(TEXTS | {"parameters": {"binary_data_size": 9}})
+    with pytest.raises(BadTensorError, match="binary_data_size says 9, the body has 8"):
+        _decode(json + bytes(8), len(json))
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.array(["a"]), "cannot be sent; use BOOL"),
+        (np.array([b"a"], object), "an element is a bytes, not a text"),
+        (np.array(["\ud800"], object), "a text cannot be sent"),
+    ],
+)
+def test_what_is_no_text_cannot_be_sent(array: Tensor, said: str) -> None:
+    with pytest.raises(BadTensorError, match=said):
+        encode_request(_request(x=array))
+    with pytest.raises(BadTensorError, match=said):
+        _answer(InferRequest(model="m", inputs={}), x=array)
+
+
+def test_an_example_is_zeros_and_empty_texts() -> None:
+    made = example((TensorSpec("x", "INT64", (-1, 2)), TensorSpec("t", "BYTES", (-1,))), 3)
+    assert (made["x"].tolist(), made["x"].dtype) == ([[0, 0]] * 3, np.dtype(np.int64))
+    assert made["t"].tolist() == ["", "", ""]
 
 
 SPECS = (TensorSpec("values", "FP32", (-1, 4, 3)), TensorSpec("mask", "FP32", (-1, 4, 3)))
