@@ -3,12 +3,15 @@
 Training and slicing are long work: the routes that start them belong to the app, which has jobs.
 """
 
+from pathlib import Path
+
 import msgspec
-from litestar import Controller, get, post
+from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from aimass_cloud.access import requires
+from aimass_cloud.registry.graphs import MEDIA, Form, graph_file
 from aimass_cloud.registry.service import Registry
 from aimass_cloud.store.tables import ModelRow, ReleaseRow
 from aimass_shared.manifest import decode
@@ -97,6 +100,18 @@ class ModelsController(Controller):
     ) -> ModelView:
         """One model."""
         return ModelView.of(await registry.model(model))
+
+    @get("/{model:str}/graph")
+    async def get_graph(
+        self,
+        registry: NamedDependency[Registry],
+        model: FromPath[str],
+        form: FromQuery[Form] = "json",
+    ) -> Response[bytes]:
+        """The graph that a model learned: JSON, GraphML, or a picture (`form=png`)."""
+        row = await registry.model(model)
+        graph = await graph_file(Path(row.directory), form)
+        return Response(graph, media_type=MEDIA[form])
 
 
 class ReleasesController(Controller):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from aimass_cloud.access import EXCEPTION_HANDLERS, Principal
+from aimass_cloud.models.samples import Part, Samples
+from aimass_cloud.models.trained import ModelInfo, TrainedModel
 from aimass_cloud.registry import (
     BlobsController,
     ModelsController,
@@ -26,7 +29,7 @@ from aimass_cloud.registry import (
 )
 from aimass_cloud.registry.files import Span, parse_range
 from aimass_cloud.store import Blobs
-from aimass_shared.manifest import Contract, SliceArtifact
+from aimass_shared.manifest import Contract, Sensor, SliceArtifact
 
 BODY = bytes(range(256)) * 2000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -197,3 +200,31 @@ async def test_every_route_needs_its_scope(
     assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
     reply = await client.request(method, path, headers={"x-scopes": scope})
     assert reply.status_code != 403
+
+
+async def test_a_models_graph_comes_as_json_graphml_and_picture(
+    client: httpx.AsyncClient, registry: Registry, tmp_path: Path
+) -> None:
+    sensors = (Sensor("a", "%", "continuous"), Sensor("b", "%", "continuous"))
+    contract = Contract(model="m", inputs=(), outputs=(), sensors=sensors, window=1, horizon=1)
+    nothing = Part({"values": np.zeros(1)}, {})
+    edges = np.array([[0, 1], [0, 0]], np.float32)
+    TrainedModel(
+        ModelInfo("m-1", "sensor-graph", "", 0, {}, contract, {}, 1),
+        {},
+        {"graph.inward": edges},
+        Samples(nothing, nothing, {}),
+    ).save(tmp_path / "m")
+    row = await registry.add_model(NewModel("m", "sensor-graph", 1, {}, str(tmp_path / "m")))
+    path = f"/api/v1/models/{row.id}/graph"
+    assert (await client.get(path)).json()["edges"] == [
+        {"source": "b", "target": "a", "relation": "inward", "weight": 1.0}
+    ]
+    for form, kind, start in (
+        ("graphml", "application/xml", b"<?xml"),
+        ("png", "image/png", b"\x89PNG"),
+    ):
+        reply = await client.get(path, params={"form": form})
+        assert reply.headers["content-type"].startswith(kind)
+        assert reply.content.startswith(start)
+    assert (await client.get(path, params={"form": "gif"})).status_code == 400
