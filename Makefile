@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench install wheelhouse
+.PHONY: demo test check bench bench-models install wheelhouse
 
 demo: $(VENV)/.installed
 	$(BIN)/aimass demo $(ARGS)
@@ -17,6 +17,10 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# DATA is a folder with public data sets, which are not shipped: docs/benchmarks.md.
+bench-models: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.models --data $(DATA) $(ARGS)
 
 install: $(VENV)/.installed
 
