@@ -68,6 +68,24 @@ class Moments:
             lags=self.lags,
         )
 
+    def shortened(self, lags: int) -> "Moments":
+        """Moments of the same rows with less history in z.
+
+        Raises:
+            BadUpdateError: these have fewer lags than that.
+        """
+        if not 1 <= lags <= self.lags:
+            raise BadUpdateError(f"moments of {self.lags} lags cannot be shortened to {lags}")
+        width = 1 + lags * len(self.sensors)
+        return Moments(
+            zz=self.zz[:width, :width],
+            zy=self.zy[:width],
+            yy=self.yy,
+            n=self.n,
+            sensors=self.sensors,
+            lags=lags,
+        )
+
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """The moments as named arrays, for the update codec or an `.npz` file."""
         return {"zz": self.zz, "zy": self.zy, "yy": self.yy, "n": np.array([self.n], np.float64)}

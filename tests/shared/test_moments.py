@@ -138,3 +138,16 @@ LOPSIDED = ZZ + np.triu(np.ones_like(ZZ), 1)
 def test_contradictory_moments_are_refused(name: str, value: object) -> None:
     with pytest.raises(BadUpdateError):
         from_arrays(change(name, value), sensors=SENSORS, lags=1)
+
+
+def test_fewer_lags_are_a_corner_of_more() -> None:
+    values, mask = segment(40)
+    long = moments([(values, mask)], sensors=SENSORS, lags=4)
+    short = long.shortened(2)
+    assert (short.lags, short.n) == (2, long.n)
+    expected = moments([(values[2:], mask[2:])], sensors=SENSORS, lags=2)
+    assert np.allclose(short.zz, expected.zz)
+    assert np.allclose(short.zy, expected.zy)
+    assert np.allclose(short.yy, expected.yy)
+    with pytest.raises(BadUpdateError, match="cannot be shortened"):
+        long.shortened(5)
