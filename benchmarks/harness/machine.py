@@ -11,7 +11,7 @@ import psutil
 MIB = 1 << 20
 PACKAGES = (
     *("aimass", "onnxruntime", "numpy", "msgspec", "protobuf", "paho-mqtt", "uvicorn"),
-    *("httptools", "torch"),
+    *("httptools", "torch", "pyarrow"),
 )
 
 

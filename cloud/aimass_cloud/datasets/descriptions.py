@@ -82,7 +82,7 @@ def sensors(file: Place | None, names: Sequence[str]) -> tuple[Sensor, ...]:
 def graph(file: Place, names: Sequence[str]) -> NDArray[np.float32]:
     """Weights `[S, S]`, row to column: from edges `source, target, weight`, or from a matrix.
 
-    A matrix has the sensors as its header, or none and their order.
+    A matrix has the sensors as its header and its rows in the same order, or no header.
 
     Raises:
         DataError: it is neither, or names what is no sensor.
@@ -90,28 +90,20 @@ def graph(file: Place, names: Sequence[str]) -> NDArray[np.float32]:
     table = read(file, text=("source", "target"))
     if {"source", "target"} <= table.keys():
         return _from_edges(file, table, names)
-    if len(next(iter(table.values()))) == len(names) + 1:
+    if len(next(iter(table.values()))) == len(names) + 1:  # its header is of numbers
         table = read(file, header=True)
-    table = {name: column for name, column in table.items() if column.dtype.kind != "O"}
-    order = names if set(names) == table.keys() else tuple(table)
-    weights = numbers(table, order, file)
-    headless = all(name == f"c{index}" for index, name in enumerate(table))
-    if weights.shape != (len(names), len(names)) or not (headless or order is names):
-        raise DataError(
-            f"{file} is no graph of these {len(names)} sensors: write source,target,weight, or a "
-            "matrix with their names as header"
-        )
-    return np.nan_to_num(_aligned(weights, table, names))
-
-
-def _aligned(
-    weights: NDArray[np.float32], table: Table, names: Sequence[str]
-) -> NDArray[np.float32]:
-    """Rows are in the order of the file's header, columns in that of the sensors already."""
-    if set(names) != table.keys():
-        return weights
-    position = {name: index for index, name in enumerate(table)}
-    return weights[[position[name] for name in names]]
+    header = [name for name, column in table.items() if column.dtype.kind != "O"]
+    weights = np.nan_to_num(numbers(table, header, file))
+    if weights.shape == (len(names), len(names)):
+        if set(header) == set(names):
+            order = [header.index(name) for name in names]
+            return weights[np.ix_(order, order)]
+        if header == [f"c{index}" for index in range(len(names))]:
+            return weights
+    raise DataError(
+        f"{file} is no graph of these {len(names)} sensors: write source,target,weight, or a "
+        "matrix with their names as header"
+    )
 
 
 def _from_edges(file: Place, table: Table, names: Sequence[str]) -> NDArray[np.float32]:

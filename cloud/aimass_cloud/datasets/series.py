@@ -6,7 +6,7 @@ test, and runs with faults. What has no file of its own is cut off in time, neve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,19 +201,23 @@ def _check_train(first: Place, runs: Sequence[Run], names: Sequence[str]) -> Non
 
 
 def _step_ms(table: Table) -> int:
-    """The median difference of times; 0 if no column says."""
+    """The median difference of times of one site; 0 if no column says."""
+    for column in columns.of_role(table, columns.SITE):
+        table = {name: values[table[column] == table[column][0]] for name, values in table.items()}
     for name in columns.of_role(table, columns.TIME):
-        times = table[name]
-        if times.dtype.kind in "Mm":
-            steps = np.diff(times.astype(times.dtype.str[:2] + "8[ms]")).astype(np.int64)
-        elif times.dtype.kind in "iuf":
-            unit = 1000 if np.nanmax(times, initial=0) < _SECONDS_END else 1
-            steps = np.diff(times * unit)
-        else:
-            raise DataError(
-                f"column {name!r} is no time that is understood, such as {times[0]!r}; write "
-                "2026-01-31 23:59:59, or milliseconds since 1970"
-            )
+        steps = np.diff(_in_ms(table[name], name))
         if len(steps) and (step := round(float(np.median(steps)))) > 0:
             return step
     return 0
+
+
+def _in_ms(times: NDArray[Any], name: str) -> NDArray[Any]:
+    if times.dtype.kind == "O":
+        raise DataError(
+            f"column {name!r} is no time that is understood, such as {times[0]!r}; write "
+            "2026-01-31 23:59:59, or milliseconds since 1970"
+        )
+    times = times[~np.isnan(times)]
+    if times.dtype.kind in "Mm":
+        return times.astype(f"{times.dtype.kind}8[ms]").astype(np.int64)
+    return times * 1000 if times.max(initial=0) < _SECONDS_END else times

@@ -80,7 +80,8 @@ def numbers(table: Table, names: Sequence[str], where: object) -> Rows:
     rows = np.empty((len(next(iter(table.values()), ())), len(names)), np.float32)
     for index, name in enumerate(names):
         column = table[name]
-        rows[:, index] = column if column.dtype.kind in "fiub" else _parsed(column, name, where)
+        with np.errstate(over="ignore"):
+            rows[:, index] = column if column.dtype.kind in "fiub" else _parsed(column, name, where)
     rows[~np.isfinite(rows)] = np.nan
     return rows
 

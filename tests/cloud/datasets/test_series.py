@@ -102,7 +102,9 @@ def test_sites_are_runs_of_their_own(tmp_path: Path) -> None:
     sites = [f"{row},{name}" for row, name in zip(mixed, ["north", "south"] * 50, strict=True)]
     written(by_column / "train.csv", sites, f"{HEADER},site")
     assert spans(series.open(str(by_file)).train) == [("north", 0, 35), ("south", 0, 71)]
-    assert spans(series.open(str(by_column)).train) == [("north", 0, 35), ("south", 100, 135)]
+    data = series.open(str(by_column))
+    assert spans(data.train) == [("north", 0, 35), ("south", 100, 135)]
+    assert data.step_ms == 10_000
 
 
 def test_faults_are_marked_by_a_column_or_a_row(tmp_path: Path) -> None:
@@ -130,6 +132,22 @@ def test_sensors_and_graph_are_described_beside_the_data(tmp_path: Path) -> None
     assert [one.kind for one in data.sensors] == ["continuous", "vibration", "actuator"]
     assert (data.sensors[2].unit, data.sensors[2].entity) == ("rpm", "line 1")
     np.testing.assert_array_equal(data.graph, [[0, 0, 0.5], [0, 0, 0], [0, 2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("times", "step_ms"),
+    [
+        (["0.0", "0.25", "0.5"], 250),
+        (["1700000000", "1700000060", ""], 60_000),
+        (["1700000000000", "1700000000020", "1700000000040"], 20),
+        (["10:00:00", "10:00:05", "10:00:10"], 5000),
+        (["2026-01-01", "2026-01-02", "2026-01-03"], 86_400_000),
+        (["5", "5", "5"], series.DEFAULT_STEP_MS),
+    ],
+)
+def test_the_time_between_rows_is_read(tmp_path: Path, times: list[str], step_ms: int) -> None:
+    written(tmp_path / "x.csv", [f"{time},1" for time in times], "Time,a")
+    assert series.open(str(tmp_path / "x.csv")).step_ms == step_ms
 
 
 @pytest.mark.parametrize(

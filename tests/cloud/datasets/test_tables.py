@@ -168,6 +168,13 @@ def test_a_word_among_numbers_is_named_with_its_row(tmp_path: Path) -> None:
         tables.numbers(table, ["a", "b"], "x")
 
 
+def test_what_is_no_finite_float32_is_missing() -> None:
+    table = {"a": np.array([1e300, -np.inf, 3.0]), "b": np.array([1 << 60, 2, 3])}
+    rows = tables.numbers(table, ["a", "b"], "x")
+    assert np.isnan(rows[:, 0]).tolist() == [True, True, False]
+    assert rows[0, 1] == np.float32(1 << 60)
+
+
 def test_limits_hold_for_what_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, "x.csv.gz", "a\n" + "1\n" * 3_000_000)
     monkeypatch.setattr(tables, "MOST_BYTES", 2 << 20)
