@@ -179,7 +179,7 @@ def _text(file: Place, room: int, *, header: bool | None, text: Collection[str])
     try:
         table = arrow_csv.read_csv(io.BytesIO(raw), **_options(form, text, wrong))
     except pa.ArrowException as error:
-        raise DataError(_complaint(file, raw, wrong, error)) from error
+        raise DataError(f"{file}{_complaint(raw, wrong, error)}") from error
     if form.header:
         return table
     return table.rename_columns([f"c{index}" for index in range(table.num_columns)])
@@ -217,14 +217,15 @@ def _options(form: Form, text: Collection[str], wrong: list[Any]) -> Mapping[str
     }
 
 
-def _complaint(file: Place, raw: bytes, wrong: Sequence[Any], error: Exception) -> str:
+def _complaint(raw: bytes, wrong: Sequence[Any], error: Exception) -> str:
+    """What follows the name of the file."""
     if not wrong:
-        return f"{file} is no table: {error}"
+        return f" is no table: {error}"
     row = wrong[0]
     filled = (number for number, line in enumerate(raw.splitlines(), 1) if line.strip())
     line = next((number for count, number in enumerate(filled, 1) if count == row.number), "?")
     return (
-        f"{file}, line {line}: {row.actual_columns} columns where {row.expected_columns} "
+        f", line {line}: {row.actual_columns} columns where {row.expected_columns} "
         "are expected; each row must have as many as the first"
     )
 
