@@ -47,9 +47,9 @@ def by_torch(directory: Path) -> Step:
     """Autograd and `torch.optim.Adam`, one thread."""
     import torch  # noqa: PLC0415  a device must not pay for it
 
-    from aimass_cloud.models.network import tensors  # noqa: PLC0415
+    from aimass_cloud.models.network import LocalLoss, tensors  # noqa: PLC0415
     from aimass_cloud.models.trained import TrainedModel  # noqa: PLC0415
-    from aimass_cloud.slicing.templates import LocalLoss, network_of  # noqa: PLC0415
+    from aimass_cloud.slicing.templates import network_of  # noqa: PLC0415
 
     torch.set_num_threads(1)
     model = TrainedModel.load(directory / "model")

@@ -87,6 +87,19 @@ class Predicting(nn.Module):
         return self.network.predict(batch)
 
 
+class LocalLoss(nn.Module):
+    """The local loss of a network as the call of a module, so that its arrays can be arguments."""
+
+    def __init__(self, network: Network) -> None:
+        """Take a network that has one; its parameters get the prefix `network.`."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        """The loss of a batch (see `Network.local_loss`)."""
+        return self.network.local_loss(values, mask, weight)
+
+
 def nesting_of(module: nn.Module) -> Nesting:
     """The elastic axes of all parameters of a module, as its layers declare them."""
     declared: dict[str, tuple[int, ...]] = {}

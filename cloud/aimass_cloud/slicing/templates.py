@@ -23,7 +23,7 @@ from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from aimass_cloud import recipes
-from aimass_cloud.models.network import Network, Tensors, called, tensors
+from aimass_cloud.models.network import LocalLoss, Network, Tensors, called, tensors
 from aimass_cloud.models.trained import TrainedModel
 
 OPSET = 20
@@ -91,19 +91,6 @@ class _Forward(nn.Module):
 
     def forward(self, inputs: list[Tensor], arrays: list[Tensor]) -> tuple[Tensor, ...]:
         return called(self._network, dict(zip(self._names, arrays, strict=True)), inputs)
-
-
-class LocalLoss(nn.Module):
-    """The local loss of a network as the call of a module, so that its arrays can be arguments."""
-
-    def __init__(self, network: Network) -> None:
-        """Take a network that has one; its parameters get the prefix `network.`."""
-        super().__init__()
-        self.network = network
-
-    def forward(self, values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        """The loss of a batch (see `Network.local_loss`)."""
-        return self.network.local_loss(values, mask, weight)
 
 
 def network_of(model: TrainedModel) -> Network:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from aimass_cloud import recipes
-from aimass_cloud.models.network import tensors
+from aimass_cloud.models.network import LocalLoss, tensors
 from aimass_cloud.models.samples import Part
 from aimass_cloud.models.sensors import SensorNetwork
 from aimass_cloud.models.trained import TrainedModel
@@ -30,7 +30,7 @@ from aimass_cloud.slicing import contract_of, make_slices, prepare
 from aimass_cloud.slicing.export import filled
 from aimass_cloud.slicing.preparing import beside
 from aimass_cloud.slicing.quantize import products
-from aimass_cloud.slicing.templates import OPSET, LocalLoss, network_of
+from aimass_cloud.slicing.templates import OPSET, network_of
 from aimass_cloud.training import RunSettings, train, with_weights
 from aimass_shared.errors import ModelLoadFailedError, NotFoundError, SelfTestFailedError
 from aimass_shared.manifest import SliceArtifact
