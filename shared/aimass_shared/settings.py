@@ -41,15 +41,18 @@ class _Text(str):
 
 
 _Table = dict[str, _Entry]
+_Free = dict[str, object]
+"""A table whose keys no struct knows."""
 
 
-def load(
+def load(  # noqa: PLR0913  by name, and each has a default
     kind: type[T],
     *,
     prefix: str,
     files: Sequence[Path] = (),
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
+    base: T | None = None,
 ) -> T:
     """Read settings; later sources win, tables are merged key by key.
 
@@ -60,6 +63,7 @@ def load(
         files: TOML files, in order.
         environ: the environment; that of this process if not given.
         overrides: from the command line, by dotted key; those that are None were not given.
+        base: what holds where no source says otherwise; the defaults of `kind` if not given.
 
     Raises:
         UnknownSettingError: a key that `kind` does not have; the detail suggests the nearest.
@@ -71,7 +75,7 @@ def load(
         _merge(table, _entries(_read_toml(path), str(path)))
     _merge(table, _from_environment(os.environ if environ is None else environ, prefix))
     _merge(table, _from_overrides(overrides or {}))
-    return cast("T", _Builder(kind, prefix).build(table))
+    return cast("T", _Builder(kind, prefix).build(table, base))
 
 
 def _read_toml(path: Path) -> dict[str, object]:
@@ -153,8 +157,8 @@ class _Builder:
         self._root = root
         self._prefix = prefix
 
-    def build(self, table: _Table) -> msgspec.Struct:
-        return self._struct(self._root, table, ())
+    def build(self, table: _Table, base: msgspec.Struct | None) -> msgspec.Struct:
+        return self._struct(self._root, table, (), base=base)
 
     def _struct(
         self,
@@ -185,7 +189,9 @@ class _Builder:
     ) -> object:
         nested = _struct_of(annotation)
         if nested is None:
-            return _converted(annotation, entry, path)
+            found = _converted(annotation, entry, path)
+            free = isinstance(found, dict) and isinstance(default, dict)
+            return {**cast("_Free", default), **cast("_Free", found)} if free else found
         if isinstance(entry.value, dict):
             base = default if isinstance(default, nested) else None
             return self._struct(nested, entry.value, path, base=base)

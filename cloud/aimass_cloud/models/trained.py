@@ -6,8 +6,6 @@ or not there. Nothing here computes.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from aimass_cloud.models.files import write_whole
 from aimass_cloud.models.nesting import WIDTHS, Nesting
 from aimass_cloud.models.samples import Samples
 from aimass_shared.errors import NotFoundError, StateCorruptError
@@ -120,10 +119,10 @@ class TrainedModel:
             **{f"{ASSET}{role}": content for role, content in self.assets.items()},
         }
         for name, content in files.items():
-            _replace(directory / name, content)
+            write_whole(directory / name, content)
         digests = {name: _digest(content) for name, content in files.items()}
         sheet = _Sheet(digests, tuple(self.assets), self.info)
-        _replace(directory / INFO, msgspec.json.format(msgspec.json.encode(sheet)))
+        write_whole(directory / INFO, msgspec.json.format(msgspec.json.encode(sheet)))
 
     @classmethod
     def load(cls, directory: Path) -> "TrainedModel":
@@ -194,12 +193,3 @@ def _parted(packed: bytes) -> tuple[Arrays, Arrays]:
         for prefix in (_WEIGHT, _CONSTANT)
     )
     return weights, constants
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename over it: readers see the old file or the new one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)

@@ -7,6 +7,9 @@ limited to one: on a busy machine two are slower, and one is repeatable.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,8 +20,11 @@ from aimass_cloud import recipes
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes.assembly import drafted, figures, finished, settled
 from aimass_cloud.recipes.run import RunSettings
-from aimass_cloud.training.trainer import Progress, Trainer
-from aimass_shared.errors import BadUpdateError
+from aimass_cloud.recipes.task import Recipe, Task
+from aimass_cloud.training.run_directory import RunDirectory
+from aimass_cloud.training.trainer import Progress, Trained, Trainer
+from aimass_cloud.training.world import World, joined
+from aimass_shared.errors import BadUpdateError, InvalidSettingError
 from aimass_shared.moments import Moments
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -28,43 +34,42 @@ def quiet(_fraction: float, _message: str) -> None:
     """Progress that nobody watches."""
 
 
-def train(
+def train(  # noqa: PLR0913  by name, and each has a default
     recipe: str,
     run: RunSettings | None = None,
     *,
     base: Moments | None = None,
     progress: Progress = quiet,
+    directory: Path | None = None,
+    resume: bool = False,
 ) -> TrainedModel:
     """Train a recipe: all widths, then what is chosen on held-back samples, then a report.
+
+    Under `torchrun` all of its processes train one model, and all get it.
 
     Args:
         recipe: its name.
         run: settings, the recipe's own if there are none.
         base: moments that sites shared; they are added to those of the data's own rows.
-        progress: told the fraction done and what is going on.
+        progress: told the fraction done and what is going on, in one of the processes.
+        directory: where the run is kept (see `run_directory`), if anywhere.
+        resume: go on with the run that is in the directory.
 
     Raises:
+        ConflictError: the directory holds a run, and another one or none is to be resumed.
+        InvalidSettingError: the settings do not fit the device or the number of processes.
         NotFoundError: there is no such recipe.
-        BadDataError: the data are not of the recipe's layout.
+        DataError: the data are not of the recipe's layout.
         BadUpdateError: `base` is of other sensors or lags.
         TrainingFailedError: the data are unusable or the error grows without end.
     """
     plan = recipes.find(recipe)
     run = run or plan.run
-    with repeatable(run.seed):
-        started = time.process_time()
-        progress(0.0, "reading data")
-        task = plan.open(run, base)
-        best = Trainer(task, run).train(progress)
-        draft = drafted(plan, task, run, frozen=best.frozen)
-        training = {
-            "steps": best.step,
-            "steps_taken": best.taken,
-            "cpu_seconds": round(time.process_time() - started, 2),
-        }
-        model = settled(plan, draft)
-        more = {"baselines": task.baselines(), "training": training, **task.report(model)}
-        return finished(plan, model, more)
+    place = None if directory is None else RunDirectory(directory)
+    with repeatable(run.seed, run.threads), joined(run) as world:
+        told = progress if world.leads else quiet
+        training = _Training(plan, run, base, world, place, told)
+        return training.alone() if place is None else training.kept(place, resume=resume)
 
 
 def evaluate(model: TrainedModel, weights: Weights, width: float = 1.0) -> dict[str, float]:
@@ -97,16 +102,67 @@ def with_weights(model: TrainedModel, weights: Weights) -> TrainedModel:
 
 
 @contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """One thread and a generator of our own, and the caller's both back afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def repeatable(seed: int, threads: int = 1) -> Iterator[None]:
+    """Threads and a generator of our own, and the caller's both back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    plan: Recipe
+    run: RunSettings
+    base: Moments | None
+    world: World
+    place: RunDirectory | None
+    progress: Progress
+    started: float = field(default_factory=time.process_time)
+
+    def alone(self) -> TrainedModel:
+        """Train in this process, and keep nothing on disk."""
+        if self.world.size > 1:
+            raise InvalidSettingError("a training of several processes needs a directory: --out")
+        task, best = self._trained()
+        return self._modelled(task, best)
+
+    def kept(self, place: RunDirectory, *, resume: bool) -> TrainedModel:
+        """Train with all processes, into a directory; one that is finished is read."""
+        if self.world.leads:
+            place.begin(self.plan.name, self.run, resume=resume)
+        if not self.world.told(place.finished):
+            task, best = self._trained()
+            if self.world.leads:
+                place.finish(best.rows, self._modelled(task, best))
+        self.world.wait()
+        return TrainedModel.load(place.model)
+
+    def _trained(self) -> tuple[Task, Trained]:
+        self.progress(0.0, "reading data")
+        task = self.plan.open(self.run, self.base)
+        trainer = Trainer(task, self.run, world=self.world, directory=self.place)
+        return task, trainer.train(self.progress)
+
+    def _modelled(self, task: Task, best: Trained) -> TrainedModel:
+        """The model with what is chosen for its weights, and its report."""
+        plan = self.plan
+        model = settled(plan, drafted(plan, task, self.run, frozen=best.frozen))
+        own = {"baselines": task.baselines(), "training": self._figures(best)}
+        return finished(plan, model, {**own, **task.report(model)})
+
+    def _figures(self, best: Trained) -> dict[str, Any]:
+        return {
+            "steps": best.step,
+            "steps_taken": best.taken,
+            "processes": self.world.size,
+            "samples_per_second": best.rows[-1].samples_per_second,
+            "cpu_seconds": round(time.process_time() - self.started, 2),
+        }
 
 
 def _check_weights(model: TrainedModel, weights: Weights) -> None:

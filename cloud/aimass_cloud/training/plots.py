@@ -1,0 +1,39 @@
+"""Pictures of how a training went. Drawn without a screen, as PNG."""
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from aimass_cloud.training.history import Row
+
+SIZE_INCHES = (7.0, 4.0)
+DOTS_PER_INCH = 120
+
+
+def plotted(rows: Sequence[Row]) -> dict[str, bytes]:
+    """PNG files by name: the training loss, and the held-back error with its best step."""
+    best = min(rows, key=lambda row: row.held_back)
+    losses = [(row.step, row.loss) for row in rows if row.loss is not None]
+    errors = [(row.step, row.held_back) for row in rows]
+    note = f"best {best.held_back:.4g} after step {best.step}"
+    return {
+        "loss.png": _curve(losses, title="training loss", label="mean since the look before"),
+        "held-back.png": _curve(errors, title="held-back error", label=note, mark=best.step),
+    }
+
+
+def _curve(
+    points: Sequence[tuple[int, float]], *, title: str, label: str, mark: int | None = None
+) -> bytes:
+    figure = Figure(SIZE_INCHES, DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    if mark is not None:
+        axes.axvline(mark, color="grey", linestyle=":")
+    axes.set(title=title, xlabel="step")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
