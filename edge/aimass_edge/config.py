@@ -136,12 +136,19 @@ class OutboxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UpdateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fetching and proving a release."""
+    """Fetching and proving a release.
+
+    Attributes:
+        trial_attempts: starts of the agent that a release on trial may take.
+        trial_predictions: windows and requests after which it is kept.
+        trial_s: time after which a release that takes requests only is kept, if none failed.
+    """
 
     download_deadline_s: float = 600.0
     selftest_deadline_s: float = 30.0
     trial_attempts: int = 3
     trial_predictions: int = 20
+    trial_s: float = 600.0
 
 
 class HistorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

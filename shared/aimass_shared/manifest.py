@@ -140,6 +140,10 @@ class SliceEntry(msgspec.Struct, frozen=True):
     files: tuple[FileRef, ...]
     tolerance: float
 
+    def has(self, role: Role) -> bool:
+        """Whether it has a file with a role."""
+        return any(ref.role == role for ref in self.files)
+
     def file(self, role: Role) -> FileRef:
         """The file with a role.
 
@@ -200,14 +204,35 @@ def decode(raw: bytes) -> Manifest:
         )
     try:
         schema = msgspec.json.decode(raw, type=_Head).schema  # first: the rest may be unknown
-        if schema != SCHEMA:
-            raise MalformedMessageError(
-                f"manifest has schema {schema}, this version knows {SCHEMA}: release it again"
-            )
-        return msgspec.json.decode(raw, type=Manifest)
+        if schema == SCHEMA:
+            return msgspec.json.decode(raw, type=Manifest)
+        if schema == 1:
+            return msgspec.convert(_renewed(msgspec.json.decode(raw, type=_First)), Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedMessageError(f"manifest does not decode: {error}") from error
+    raise MalformedMessageError(f"manifest has schema {schema}, this version knows 1 and {SCHEMA}")
 
 
 class _Head(msgspec.Struct):
     schema: int = 0
+
+
+class _First(msgspec.Struct):
+    """Schema 1, of which only the costs of slices differ."""
+
+    release: str
+    model: str
+    contract: dict[str, object]
+    slices: tuple[dict[str, object], ...]
+    created: int
+
+
+def _renewed(first: _First) -> dict[str, object]:
+    """What runs on devices since before goes on running: the error of a slice had another name."""
+    slices = [
+        {**one, "cost": {**cost, "val_error": cost.get("val_mse")}}
+        for one in first.slices
+        for cost in [one.get("cost")]
+        if isinstance(cost, dict)
+    ]
+    return {**msgspec.structs.asdict(first), "slices": slices}

@@ -199,7 +199,7 @@ def check_fit(
     """
     try:
         entry = manifest.entry(name)
-        for ref in (entry.file("model"), entry.file("selftest"), *entry.files):
+        for ref in (*map(entry.file, manifest.contract.needs), *entry.files):
             check_digest(ref.sha256)
     except (MalformedMessageError, BadDigestError) as error:
         raise UnfitReleaseError(f"release {manifest.release}: {error.detail}") from error

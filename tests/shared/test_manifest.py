@@ -65,6 +65,12 @@ def test_a_manifest_of_another_schema_is_refused() -> None:
         decode(encode(msgspec.structs.replace(MANIFEST, schema=7)))
 
 
+def test_a_manifest_of_the_first_schema_still_reads() -> None:
+    first = encode(MANIFEST).replace(b'"schema":2', b'"schema":1').replace(b"val_error", b"val_mse")
+    assert b"val_mse" in first
+    assert decode(first) == MANIFEST
+
+
 def test_a_manifest_over_the_limit_is_refused() -> None:
     with pytest.raises(MalformedMessageError, match="limit"):
         decode(b" " * (MAX_MANIFEST_BYTES + 1))

@@ -22,6 +22,7 @@ from aimass_cloud.app.opening import (
     reached_from_here,
     told_to_devices,
 )
+from aimass_cloud.app.roots import DataRoots
 from aimass_cloud.app.workshop import Workshop
 from aimass_cloud.bridge import Bridge
 from aimass_cloud.broker import FleetBroker, TlsFiles
@@ -44,7 +45,7 @@ from aimass_cloud.serving import ModelPool
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ReleaseRow
 from aimass_shared.errors import AimassError
-from aimass_shared.manifest import decode
+from aimass_shared.manifest import SliceEntry, decode
 from aimass_shared.messages import BrokerAddress, Reported
 from aimass_shared.slices import SliceSpec
 
@@ -99,12 +100,21 @@ class Coordinator:
     async def _load(self, row: ReleaseRow) -> bool:
         manifest = decode(row.manifest)
         try:
-            path = self.blobs.path(manifest.entry(FULL.name).file("model").sha256)
-            await self.pool.load(manifest.model, row.id, path=path, contract=manifest.contract)
+            entry = manifest.entry(FULL.name)
+            await self.pool.load(
+                manifest.model,
+                row.id,
+                path=self.blobs.path(entry.file("model").sha256),
+                contract=manifest.contract,
+                vocabulary=self._vocabulary(entry),
+            )
         except AimassError as error:
             log.warning("release %s is not served: %s", row.id, error)
             return False
         return True
+
+    def _vocabulary(self, entry: SliceEntry) -> Path | None:
+        return self.blobs.path(entry.file("vocabulary").sha256) if entry.has("vocabulary") else None
 
 
 class _Online:
@@ -185,12 +195,18 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
         rollouts=rollouts,
         rounds=rounds,
         jobs=await stack.enter_async_context(Jobs(store)),
-        workshop=Workshop(data, registry, rounds, devices=_Online(fleet)),
+        workshop=Workshop(
+            data, registry, rounds, devices=_Online(fleet), roots=_data_roots(settings, data)
+        ),
         bridge=bridge,
         pool=await stack.enter_async_context(ModelPool(settings.serving)),
         server_tls=_server_tls(authority, data, settings.http),
         broker_note=note,
     )
+
+
+def _data_roots(settings: CloudSettings, data: Path) -> DataRoots:
+    return DataRoots(settings.training.data_roots, otherwise=(data / "data", Path.cwd()))
 
 
 def _tuf(settings: CloudSettings, data: Path) -> TufRepository:

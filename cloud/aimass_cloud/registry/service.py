@@ -25,6 +25,7 @@ from aimass_shared.manifest import (
     target_path,
 )
 from aimass_shared.topics import check_segment
+from aimass_shared.vocabulary import coder_of
 
 LISTED = 500
 SLICES_FILE = "slices.json"
@@ -112,10 +113,10 @@ class Registry:
 
         Raises:
             NotFoundError: there is no such model.
-            RequestError: a slice lacks a file.
+            RequestError: a slice lacks a file, or its vocabulary is none.
             ConflictError: two slices are the same.
         """
-        _check_slices(slices)
+        await asyncio.to_thread(_check_slices, contract, slices)
         row = await self.model(model)
         body = msgspec.json.encode(SlicedModel(contract, tuple(slices)))
         await asyncio.to_thread(write_whole, Path(row.directory) / SLICES_FILE, body)
@@ -124,7 +125,7 @@ class Registry:
         """Sign what `save_slices` remembers; see `create_release`.
 
         Raises:
-            ConflictError: the model was not sliced yet.
+            ConflictError: the model was not sliced yet, or by another version.
         """
         row = await self.model(model)
         try:
@@ -133,7 +134,13 @@ class Registry:
             raise ConflictError(
                 f"model {model} has no slices yet: run `aimass slice {model}` first"
             ) from error
-        sliced = msgspec.json.decode(body, type=SlicedModel)
+        try:
+            sliced = msgspec.json.decode(body, type=SlicedModel)
+        except msgspec.DecodeError as error:
+            raise ConflictError(
+                f"the slices of {model} are of another version ({error}): run `aimass slice"
+                f" {model}` again"
+            ) from error
         return await self.create_release(model, sliced.contract, sliced.slices, channel=channel)
 
     async def create_release(
@@ -150,11 +157,11 @@ class Registry:
         Raises:
             NotFoundError: there is no such model.
             ConflictError: two slices are the same.
-            RequestError: there are no slices, or a file of one is gone.
+            RequestError: there are no slices, a file of one is gone, or its vocabulary is none.
         """
         check_segment(channel, "channel")
         await self.model(model)
-        _check_slices(slices)
+        await asyncio.to_thread(_check_slices, contract, slices)
         entries = [await asyncio.to_thread(self._keep, artifact) for artifact in slices]
         release = _new_id("r")
         manifest = Manifest(release, contract.model, contract, tuple(entries), created=_now_ms())
@@ -215,19 +222,32 @@ class Registry:
         return FileRef(role, path.name, sha256, self._blobs.size(sha256))
 
 
-def _check_slices(slices: Sequence[SliceArtifact]) -> None:
+def _check_slices(contract: Contract, slices: Sequence[SliceArtifact]) -> None:
     if not slices:
         raise RequestError("a release needs at least one slice: run `aimass slice` first")
     names = [artifact.spec.name for artifact in slices]
     if len(set(names)) != len(names):
         raise ConflictError(f"two slices have the same name: {', '.join(sorted(names))}")
     for artifact in slices:
-        roles = [role for role, _ in artifact.files]
-        if len(set(roles)) != len(roles) or not {"model", "selftest"} <= set(roles):
-            raise RequestError(
-                f"slice {artifact.spec.name} has the files {', '.join(roles) or 'none'}: it needs"
-                " one model and one selftest, and at most one train"
-            )
+        _check_roles(contract, artifact)
+        vocabulary = dict(artifact.files).get("vocabulary")
+        coder_of(contract, None if vocabulary is None else _read(Path(vocabulary)))
+
+
+def _check_roles(contract: Contract, artifact: SliceArtifact) -> None:
+    roles = [role for role, _ in artifact.files]
+    if len(set(roles)) != len(roles) or not set(contract.needs) <= set(roles):
+        raise RequestError(
+            f"slice {artifact.spec.name} has the files {', '.join(roles) or 'none'}: it needs one"
+            f" each of {', '.join(contract.needs)}, and may have one train"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"the file {path.name} is gone: slice the model again") from error
 
 
 def _new_id(prefix: str) -> str:

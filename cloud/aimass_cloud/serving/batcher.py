@@ -197,9 +197,8 @@ class Batcher:
             outputs = await self._run_somewhere(_joined(items), windows)
             seconds = time.monotonic() - self._run_started
             shares = _split(outputs, [item.windows for item in items])
-        except Exception as error:
-            log.exception("a run over %d windows failed", windows)
-            _fail(items, ModelError(f"the model failed on this input: {error}"))
+        except Exception as error:  # noqa: BLE001  ORT raises a dozen unrelated classes
+            await self._failed(items, windows, error)
             return
         finally:
             self._running = 0
@@ -209,6 +208,16 @@ class Batcher:
                 waited = self._run_started - item.arrived
                 item.done.set_result(Done(share, waited, seconds, windows))
         await asyncio.sleep(0)  # after a run on the event loop, let requests in that came meanwhile
+
+    async def _failed(self, items: Sequence[_Item], windows: int, error: Exception) -> None:
+        """Tell the caller; of several, find out whose input it was, for the sake of the others."""
+        if len(items) == 1:
+            log.error("a run over %d windows failed", windows, exc_info=error)
+            _fail(items, ModelError(f"the model failed on this input: {error}"))
+            return
+        for item in items:
+            if not item.done.done():
+                await self._run_batch([item])
 
     async def _run_somewhere(
         self, inputs: Mapping[str, Tensor], windows: int

@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 from aimass_cloud.config import ServingSettings
 from aimass_cloud.serving.batcher import Batcher, BatchLimits
-from aimass_cloud.serving.session import OnnxSession, example, open_session
+from aimass_cloud.serving.session import OnnxSession, open_session
 from aimass_cloud.serving.timing import RunTimes
 from aimass_shared import __version__
 from aimass_shared.errors import NoActiveModelError, NotFoundError
@@ -27,6 +27,7 @@ from aimass_shared.inference import (
     batch_size,
     check_inputs,
     check_outputs,
+    example,
 )
 from aimass_shared.manifest import Contract
 
@@ -87,16 +88,31 @@ class ModelPool:
             await one.batcher.drain()
         self._executor.shutdown()
 
-    async def load(self, model: str, version: str, *, path: Path, contract: Contract) -> None:
+    async def load(
+        self,
+        model: str,
+        version: str,
+        *,
+        path: Path,
+        contract: Contract,
+        vocabulary: Path | None = None,
+    ) -> None:
         """Open a model, prove it, and put it in the place of the version before it.
 
         The old version answers until the new one is ready, and what it has begun.
+
+        Args:
+            model: its name.
+            version: of the release.
+            path: its ONNX file.
+            contract: what the release says of it.
+            vocabulary: the file of its slice, where texts are taken or given.
 
         Raises:
             ModelLoadFailedError: the old version, if any, goes on answering.
         """
         async with self._loading:
-            session, times = await asyncio.to_thread(self._opened, path, contract)
+            session, times = await asyncio.to_thread(self._opened, path, contract, vocabulary)
             batcher = self._batcher(session, times)
             old = self._served.get(model)
             self._served[model] = _Served(model, version, contract, session, batcher)
@@ -104,8 +120,11 @@ class ModelPool:
         if old:
             await old.batcher.drain()
 
-    def _opened(self, path: Path, contract: Contract) -> tuple[OnnxSession, RunTimes]:
-        session = open_session(path, contract, self._settings.threads)
+    def _opened(
+        self, path: Path, contract: Contract, vocabulary: Path | None
+    ) -> tuple[OnnxSession, RunTimes]:
+        threads = self._settings.threads
+        session = open_session(path, contract, threads, vocabulary=vocabulary)
         times = RunTimes()
         for windows in {1, self._max_batch(session)}:
             inputs = example(contract.inputs, windows)

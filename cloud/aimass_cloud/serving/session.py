@@ -7,46 +7,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import onnxruntime as ort
 
-from aimass_shared.errors import ModelLoadFailedError
-from aimass_shared.inference import Tensor, datatype_of, dtype_of, shape_fits
-from aimass_shared.manifest import Contract, TensorSpec
+from aimass_shared.errors import MalformedMessageError, ModelLoadFailedError
+from aimass_shared.inference import Tensor, datatype_of, example, shape_fits
+from aimass_shared.manifest import Contract
+from aimass_shared.vocabulary import Coder, coder_of
 
 _LOG_ERRORS_ONLY = 3
 
 
 class OnnxSession:
-    """A model that is ready to run.
+    """A model that is ready to run; texts go through its vocabulary.
 
     Attributes:
         batchable: whether the first dimension of all inputs and outputs is the batch.
     """
 
-    def __init__(self, session: Any, contract: Contract) -> None:  # noqa: ANN401  # ORT has no types
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401  # ORT has no types
+        contract: Contract,
+        coder: Coder,
+    ) -> None:
         self._session = session
+        self._coder = coder
         self._outputs = [spec.name for spec in contract.outputs]
         specs = (*contract.inputs, *contract.outputs)
         self.batchable = all(spec.shape[:1] == (-1,) for spec in specs)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the model once; the inputs were checked against the contract."""
-        values = cast("list[Tensor]", self._session.run(self._outputs, dict(inputs)))
-        return dict(zip(self._outputs, values, strict=True))
+        feeds = self._coder.encode(inputs)
+        values = cast("list[Tensor]", self._session.run(self._outputs, feeds))
+        return self._coder.decode(dict(zip(self._outputs, values, strict=True)))
 
 
-def open_session(path: Path, contract: Contract, threads: int) -> OnnxSession:
+def open_session(
+    path: Path, contract: Contract, threads: int, *, vocabulary: Path | None = None
+) -> OnnxSession:
     """Open a model and prove it: its inputs and outputs are those of the contract, and it runs.
 
     Args:
         path: of an ONNX file.
         contract: what the release says of the model.
         threads: that one run may use.
+        vocabulary: of the slice, if it has one.
 
     Raises:
         ModelLoadFailedError: the runtime refuses the file, or it is not what the contract says.
     """
+    coder = _coder(contract, vocabulary)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -55,7 +66,7 @@ def open_session(path: Path, contract: Contract, threads: int) -> OnnxSession:
     options.enable_cpu_mem_arena = False
     try:
         raw = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        session = OnnxSession(raw, contract)
+        session = OnnxSession(raw, contract, coder)
         _check_names(raw, contract)
         for batch in (1, 2) if session.batchable else (1,):
             _check_outputs(session.run(example(contract.inputs, batch)), contract, batch)
@@ -68,12 +79,13 @@ def open_session(path: Path, contract: Contract, threads: int) -> OnnxSession:
     return session
 
 
-def example(specs: tuple[TensorSpec, ...], batch: int) -> dict[str, Tensor]:
-    """Zeros as a model takes them; `batch` stands in for every size that is open."""
-    return {
-        spec.name: np.zeros([batch if n < 0 else n for n in spec.shape], dtype_of(spec.datatype))
-        for spec in specs
-    }
+def _coder(contract: Contract, vocabulary: Path | None) -> Coder:
+    try:
+        return coder_of(contract, vocabulary.read_bytes() if vocabulary else None)
+    except (OSError, MalformedMessageError) as error:
+        raise ModelLoadFailedError(
+            f"the vocabulary of {contract.model} cannot be used: {error}"
+        ) from error
 
 
 def _check_names(session: Any, contract: Contract) -> None:  # noqa: ANN401  # ORT has no types

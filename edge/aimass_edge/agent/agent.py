@@ -102,6 +102,11 @@ class Runner:
         """Windows predicted and requests answered so far: not every device has telemetry."""
         return self._predictor.counts.predicted + self._predictor.counts.answered
 
+    @property
+    def failures(self) -> int:
+        """Requests that the model failed on so far; failed windows are told one by one."""
+        return self._predictor.counts.model_failures
+
 
 class AgentStatus(msgspec.Struct, frozen=True):
     """What `GET /status` and `aimass-edge status` show.
@@ -326,8 +331,9 @@ def active_slice(installed: Installed | None) -> ActiveSlice | None:
     """What a federated round trains: the slice that runs, if any."""
     if installed is None:
         return None
-    name, contract = installed.entry.spec.name, installed.manifest.contract
-    return ActiveSlice(name=name, train=installed.file("train"), contract=contract)
+    entry = installed.entry
+    train = installed.file("train") if entry.has("train") else None
+    return ActiveSlice(name=entry.spec.name, train=train, contract=installed.manifest.contract)
 
 
 def factory_options(source: SourceSettings, identity: Identity) -> BusOptions:

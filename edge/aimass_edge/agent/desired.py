@@ -2,8 +2,10 @@
 
 The newest desired state wins; one is taken only if its `v` grew, and the highest `v` is kept over
 restarts, so that a broker cannot replay an old one. A release is on trial until it has predicted
-enough windows; if it fails on them, the device goes back to what ran before. Nothing that a release
-or the disk does ends the loops here: what cannot be done is reported, and what runs keeps running.
+enough windows or answered enough requests; if it fails on them, the device goes back to what ran
+before. One that takes requests only cannot make anybody ask: it is kept when it has run for a while
+without a failure. Nothing that a release or the disk does ends the loops here: what cannot be done
+is reported, and what runs keeps running.
 """
 
 import logging
@@ -18,7 +20,7 @@ import msgspec
 
 from aimass_edge.config import UpdateSettings
 from aimass_edge.update.slots import Installed
-from aimass_shared.errors import AimassError, LinkError, ModelLoadFailedError
+from aimass_shared.errors import AimassError, LinkError, ModelError, ModelLoadFailedError
 from aimass_shared.messages import Desired, Reported, ReportedState
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,19 @@ class Activates(Protocol):
         """Windows predicted and requests answered so far."""
         ...
 
+    @property
+    def failures(self) -> int:
+        """Requests that the model failed on so far."""
+        ...
+
+
+class _Trial(msgspec.Struct, frozen=True):
+    """What the counts were when a trial began, and when that was (monotonic seconds)."""
+
+    predictions: int
+    failures: int
+    begun: float
+
 
 class DesiredState:
     """Follows the desired state; `run` is its loop."""
@@ -85,7 +100,7 @@ class DesiredState:
         self._report = report
         self._wanted: Desired | None = None
         self._changed = anyio.Event()
-        self._trial_from: int | None = None
+        self._trial: _Trial | None = None
         self._failures = 0
         self.installed: Installed | None = None
         self.reported = Reported(v=0, ts=0, state="idle")
@@ -120,14 +135,24 @@ class DesiredState:
                 await self._take(desired)
 
     async def watch_trial(self) -> None:
-        """Keep the install on trial once it has predicted enough."""
+        """Keep the install on trial once it has done enough, or go back from one that fails."""
         while True:
             await anyio.sleep(WATCH_S)
-            start = self._trial_from
-            if start is None:
+            trial = self._trial
+            if trial is None:
                 continue
-            if self._activates.predictions - start >= self._settings.trial_predictions:
+            failures = self._activates.failures - trial.failures
+            if failures >= MAX_FAILURES_ON_TRIAL:
+                await self._fail(ModelError(f"the model failed on {failures} requests"))
+            elif self._has_proved_itself(trial):
                 await self._confirm()
+
+    def _has_proved_itself(self, trial: _Trial) -> bool:
+        if self._activates.predictions - trial.predictions >= self._settings.trial_predictions:
+            return True
+        installed, ran_s = self.installed, anyio.current_time() - trial.begun
+        asked_only = installed is not None and not installed.manifest.contract.telemetry
+        return asked_only and ran_s >= self._settings.trial_s
 
     async def failed(self, error: AimassError) -> None:
         """Hear of a window that the active model failed on; enough of them end its trial."""
@@ -135,24 +160,27 @@ class DesiredState:
         log.log(
             logging.WARNING if self._failures == 1 else logging.DEBUG, "no prediction: %s", error
         )
-        if self._trial_from is None or self._failures < MAX_FAILURES_ON_TRIAL:
-            return
-        await self._go_back(f"failed on {self._failures} windows: {error}")
+        if self._trial is not None and self._failures >= MAX_FAILURES_ON_TRIAL:
+            await self._fail(error)
+
+    async def _fail(self, error: AimassError) -> None:
+        """End a trial for good, and say why."""
+        await self._go_back(f"failed on its trial: {error}")
         await self._say("rejected", self.reported.v, error)
 
     async def _confirm(self) -> None:
-        start, self._trial_from = self._trial_from, None  # a failure from now on is none of a trial
+        trial, self._trial = self._trial, None  # a failure from now on is none of a trial
         try:
             await self._updates.confirm()
         except AimassError as error:  # the disk; the trial goes on
-            self._trial_from = start
+            self._trial = trial
             log.warning("release %s cannot be kept yet: %s", self._name(), error)
             return
         log.info("release %s has proved itself", self._name())
 
     async def _go_back(self, why: str) -> None:
         """Run what ran before, and never again what runs now."""
-        self._trial_from = None
+        self._trial = None
         try:
             previous = await self._updates.reject(why)
             if previous is not None:
@@ -194,7 +222,11 @@ class DesiredState:
             if installed.trial:
                 await self._refuse(error)
             raise
-        self._trial_from = self._activates.predictions if installed.trial else None
+        self._trial = self._begun() if installed.trial else None
+
+    def _begun(self) -> _Trial:
+        counts = self._activates
+        return _Trial(counts.predictions, counts.failures, anyio.current_time())
 
     async def _refuse(self, error: AimassError) -> None:
         """Condemn an install that did not load; what ran before still does, or is loaded."""

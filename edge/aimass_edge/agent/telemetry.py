@@ -123,7 +123,8 @@ class Telemetry:
     async def _complete(self, row: Row) -> Window | None:
         """The window that the row completes under the active model's contract."""
         contract = self._predictor.contract
-        if contract is None:
+        if contract is None or not contract.telemetry:
+            self._windows = None  # the rows that come meanwhile are in none
             return None
         if self._windows is None or contract is not self._contract:
             self._contract = contract

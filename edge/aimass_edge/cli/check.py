@@ -57,7 +57,9 @@ async def _model(settings: EdgeSettings) -> str:
     tried = await anyio.to_thread.run_sync(slots.find, on_trial)
     installed = tried or await anyio.to_thread.run_sync(slots.settled)
     if installed is not None:
-        return f"{installed.ref.slice} of {installed.ref.release}{', on trial' if tried else ''}"
+        fed = "fed from telemetry" if installed.manifest.contract.telemetry else "requests only"
+        name = f"{installed.ref.slice} of {installed.ref.release}, {fed}"
+        return f"{name}{', on trial' if tried else ''}"
     if state.keeps():
         raise StateCorruptError(
             f"the files in {slots.root} are damaged: the agent starts without a model and asks for"

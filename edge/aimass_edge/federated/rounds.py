@@ -151,6 +151,11 @@ class Rounds:
         trainer = self._trainers.get(task.kind)
         if trainer is None:
             raise ConflictError(f"this device does not take part in rounds of kind {task.kind}")
+        if not task.sensors:
+            raise ConflictError(
+                "the round names no sensors: a model that takes requests only is not trained on"
+                " devices, which keep no rows of its inputs"
+            )
         if task.step_ms != self._history.step_ms:
             raise ConflictError(
                 f"the round's rows are {task.step_ms} ms apart, here {self._history.step_ms} ms"

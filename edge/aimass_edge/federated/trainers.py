@@ -34,10 +34,10 @@ MAX_WINDOWS = 4096
 
 
 class ActiveSlice(msgspec.Struct, frozen=True):
-    """The slice that runs on this device: its name, its `train.onnx`, its model's contract."""
+    """The slice that runs on this device: its name, its `train.onnx` if any, its contract."""
 
     name: str
-    train: Path
+    train: Path | None
     contract: Contract
 
 
@@ -121,18 +121,20 @@ class GradientTrainer:
         """Train on windows of the history; the update is the change of each trained parameter.
 
         Raises:
-            NoActiveModelError, ConflictError: no slice is active, or not the one that is trained.
+            NoActiveModelError, ConflictError: no slice is active, or not the one that is trained,
+                or one that devices do not train.
             BadUpdateError: the round lacks a parameter. BadTensorError: one has another shape.
             TrainingFailedError: there is too little history, or the loss is not finite.
         """
-        active = self._fitting_slice(job.task)
-        session = open_session(active.train, self._board)
+        active, graph = self._fitting_slice(job.task)
+        session = open_session(graph, self._board)
         try:
             return self._descend(job, _Step(session, job.arrays), active.contract)
         finally:
             session.close()
 
-    def _fitting_slice(self, task: RoundTask) -> ActiveSlice:
+    def _fitting_slice(self, task: RoundTask) -> tuple[ActiveSlice, Path]:
+        """The active slice and its gradient step."""
         active = self._active()
         if active is None:
             raise NoActiveModelError("no slice is active here, so there is nothing to train")
@@ -141,7 +143,12 @@ class GradientTrainer:
         sensors = tuple(sensor.name for sensor in active.contract.sensors)
         if (task.sensors, task.step_ms) != (sensors, active.contract.step_ms):
             raise ConflictError("the round's sensors or step are not those of the active model")
-        return active
+        if active.train is None:
+            raise ConflictError(
+                f"{active.name} of {active.contract.model} was released without a gradient step: it"
+                " is not trained on devices"
+            )
+        return active, active.train
 
     def _descend(self, job: Job, step: "_Step", contract: Contract) -> Trained:
         windows = Windows(job.segments, step.rows, contract.min_coverage)

@@ -10,14 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
-from aimass_edge.predict.telemetry import AlarmState, Selection, read_outputs, select
-from aimass_edge.runtime import ANY_SIZE, Session, describe
+from aimass_edge.predict.telemetry import (
+    AlarmState,
+    Selection,
+    check_fed,
+    read_outputs,
+    select,
+)
+from aimass_edge.runtime import ANY_SIZE, CodedSession, Session, coder_beside, describe
 from aimass_shared.errors import AimassError, BadTensorError, ModelLoadFailedError
-from aimass_shared.inference import check_inputs, dtype_of
+from aimass_shared.inference import check_inputs, example
 from aimass_shared.manifest import Contract, Manifest, SliceEntry, TensorSpec
 
 MODEL_FILE = "model.onnx"
@@ -91,14 +95,18 @@ class Opened(msgspec.Struct, frozen=True, eq=False):
 
 
 def open_checked(path: Path, board: BoardSettings, contract: Contract, *, opener: Opener) -> Opened:
-    """Load a slice, compare it with its contract and run it on an empty window.
+    """Load a slice, compare it with its contract and run it on an empty window, or empty texts.
 
     Raises:
         ModelLoadFailedError: it does not load, does not match, or does not run.
     """
+    check_fed(contract)
+    coder = coder_beside(path, contract)
     session = opener(path, board)
     try:
-        _check_inputs(session, contract)
+        _check_inputs(session, coder.inputs)
+        if "vocabulary" in contract.needs:
+            session = CodedSession(session, contract, coder)
         return Opened(session, min(_trial_ms(session, contract) for _ in range(WARM_UP_RUNS)))
     except AimassError as error:
         session.close()
@@ -107,16 +115,16 @@ def open_checked(path: Path, board: BoardSettings, contract: Contract, *, opener
         raise ModelLoadFailedError(f"{path.name} does not run: {error.detail}") from error
 
 
-def _check_inputs(session: Session, contract: Contract) -> None:
+def _check_inputs(session: Session, inputs: tuple[TensorSpec, ...]) -> None:
     """A model may take more than its release promises (any length), never less or other names."""
     found = {spec.name: spec for spec in session.inputs}
-    promised = {spec.name: spec for spec in contract.inputs}
+    promised = {spec.name: spec for spec in inputs}
     if found.keys() != promised.keys() or not all(
         _accepts(found[name], promised[name]) for name in found
     ):
         raise ModelLoadFailedError(
             f"the model's inputs are {', '.join(map(describe, session.inputs))};"
-            f" its release promises {', '.join(map(describe, contract.inputs))}"
+            f" its release promises {', '.join(map(describe, inputs))}"
         )
 
 
@@ -133,7 +141,7 @@ def _trial_ms(session: Session, contract: Contract) -> float:
 
     The outputs are compared as they come: exporters often lose the shapes in the file.
     """
-    feeds = {spec.name: _empty(spec) for spec in contract.inputs}
+    feeds = example(contract.inputs, 1)
     start = time.perf_counter()
     outputs = session.run(feeds)
     took_ms = (time.perf_counter() - start) * 1e3
@@ -151,7 +159,3 @@ def _trial_ms(session: Session, contract: Contract) -> float:
             f"the model's outputs are not those of its release: {error.detail}"
         ) from error
     return took_ms
-
-
-def _empty(spec: TensorSpec) -> NDArray[np.generic]:
-    return np.zeros([max(1, size) for size in spec.shape], dtype_of(spec.datatype))

@@ -16,6 +16,7 @@ class Counts(msgspec.Struct):
         refused: told at once or after a failed hand-off that it cannot be done in time.
         late: accepted, but not done by the deadline.
         invalid: wrong tensors, or no such model. failed: errors of the model or its end.
+        model_failures: those of `failed` that were the model's.
     """
 
     windows: int = 0
@@ -31,13 +32,21 @@ class Counts(msgspec.Struct):
     late: int = 0
     invalid: int = 0
     failed: int = 0
+    model_failures: int = 0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs here and how it does; `GET /status` of the agent's endpoint."""
+    """What runs here and how it does; `GET /status` of the agent's endpoint.
+
+    Attributes:
+        task: what the model is for. telemetry: whether it is fed from telemetry; a model that is
+            not answers requests only.
+    """
 
     ready: bool
     model: str
+    task: str
+    telemetry: bool
     release: str
     slice: str
     provider: str

@@ -15,10 +15,11 @@ from aimass_edge.config import CapacitySettings
 from aimass_edge.predict.active import Active
 from aimass_edge.predict.counts import Counts
 from aimass_edge.predict.worker import Worker
-from aimass_edge.runtime import Arrays, check_feeds
+from aimass_edge.runtime import Arrays, check_feeds, windows_of
 from aimass_shared.errors import (
     CloudUnavailableError,
     DeadlineExceededError,
+    ModelError,
     NoActiveModelError,
     OverloadedError,
     RequestError,
@@ -122,6 +123,10 @@ class Dispatch:
         except RequestError:
             self.counts.invalid += 1
             raise
+        except ModelError:
+            self.counts.failed += 1
+            self.counts.model_failures += 1
+            raise
         except BaseException:
             self.counts.failed += 1
             raise
@@ -189,7 +194,7 @@ class Dispatch:
 
     def _load(self, errand: Errand, *, may_hand_off: bool) -> Load:
         now = self._clock()
-        windows = next(iter(errand.feeds.values())).shape[0]
+        windows = windows_of(errand.active.session.inputs, errand.feeds)
         cloud = self._cloud if may_hand_off else None
         return Load(
             remaining_ms=self._left_ms(errand),

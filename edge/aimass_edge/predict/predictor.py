@@ -164,7 +164,9 @@ class Predictor:
         )
 
     async def predict(self, window: Window, sensors: tuple[str, ...]) -> Prediction | None:
-        """Judge one window of telemetry with the local slice; None if too little was measured.
+        """Judge one window of telemetry with the local slice.
+
+        None if too little was measured, or if the active model takes no telemetry.
 
         Args:
             window: as long as the contract asks for; other channels than the model's are left out.
@@ -175,6 +177,9 @@ class Predictor:
             BadTensorError: the window has the wrong length.
             ModelError: the model failed or gave a score that is no number.
         """
+        active = self._active
+        if active is not None and not active.manifest.contract.telemetry:
+            return None  # it became active after the window was cut
         self.counts.windows += 1
         try:
             result = await self._predict(self._any(), window, sensors)
@@ -255,6 +260,8 @@ class Predictor:
         return Status(
             ready=active is not None,
             model=manifest.model if manifest else "",
+            task=manifest.contract.task if manifest else "",
+            telemetry=manifest.contract.telemetry if manifest else False,
             release=manifest.release if manifest else "",
             slice=active.entry.spec.name if active else "",
             provider=active.session.provider if active else "",

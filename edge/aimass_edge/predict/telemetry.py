@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from aimass_shared.errors import BadTensorError, ModelError
+from aimass_shared.errors import BadTensorError, ModelError, ModelLoadFailedError
 from aimass_shared.manifest import AlarmRule, Contract, Manifest, SliceEntry
 from aimass_shared.messages import Prediction
 from aimass_shared.windows import Window
@@ -18,6 +18,7 @@ from aimass_shared.windows import Window
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, NDArray[Any]]
 FORECAST = "forecast"
+VALUES, MASK = "values", "mask"
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -56,6 +57,27 @@ class AlarmState:
         return self._in_a_row >= self._rule.consecutive
 
 
+def check_fed(contract: Contract) -> None:
+    """Refuse a contract with sensors that no window of telemetry could ever be fed to.
+
+    Raises:
+        ModelLoadFailedError: the detail says why.
+    """
+    if not contract.telemetry:
+        return
+    names = {spec.name for spec in contract.inputs}
+    if not {VALUES} <= names <= {VALUES, MASK}:
+        raise ModelLoadFailedError(
+            f"{contract.model} has sensors, but takes {', '.join(sorted(names)) or 'nothing'}:"
+            f" telemetry is fed as {VALUES} and {MASK}"
+        )
+    if min(contract.window, contract.stride, contract.step_ms) < 1:
+        raise ModelLoadFailedError(
+            f"{contract.model} has sensors, and windows of {contract.window} rows every"
+            f" {contract.stride}, {contract.step_ms} ms apart: all three must be at least 1"
+        )
+
+
 def select(contract: Contract, sensors: tuple[str, ...]) -> Selection:
     """Find a contract's sensors among the channels of a row, by name."""
     where = {name: column for column, name in enumerate(sensors)}
@@ -83,7 +105,9 @@ def model_input(contract: Contract, window: Window, selection: Selection) -> Mod
     unusable = (mask == 0) | ~np.isfinite(values)
     values[unusable] = 0
     mask[unusable] = 0
-    return ModelInput({"values": values, "mask": mask}, float(mask.mean()))
+    feeds = {VALUES: values, MASK: mask}
+    taken = {spec.name: feeds[spec.name] for spec in contract.inputs}
+    return ModelInput(taken, float(mask.mean()))
 
 
 def read_outputs(contract: Contract) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aimass_edge.capacity import Capacity, Ticket
 from aimass_edge.predict.active import Active
 from aimass_edge.predict.lanes import Lanes
-from aimass_edge.runtime import Arrays
+from aimass_edge.runtime import Arrays, windows_of
 from aimass_shared.errors import (
     AimassError,
     DeadlineExceededError,
@@ -84,7 +84,7 @@ class Worker:
                 a thread cannot be stopped, but nobody reads its result.
             AimassError: what the session raises.
         """
-        windows = next(iter(feeds.values())).shape[0]
+        windows = windows_of(active.session.inputs, feeds)
         job = Job(active, feeds, self._capacity.enter(active.key, windows), anyio.Event())
         self._lanes.put(job, telemetry=telemetry)
         self._arrived.set()

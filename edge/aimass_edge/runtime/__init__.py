@@ -6,17 +6,29 @@ Loading blocks (tens of milliseconds to seconds): call `open_session` in a worke
 from pathlib import Path
 
 from aimass_edge.config import BoardSettings
+from aimass_edge.runtime.coded import VOCABULARY_FILE, CodedSession, coder_beside
 from aimass_edge.runtime.onnx import OnnxSession
 from aimass_edge.runtime.paced import PacedSession
-from aimass_edge.runtime.session import ANY_SIZE, Arrays, Session, check_feeds, describe
+from aimass_edge.runtime.session import (
+    ANY_SIZE,
+    Arrays,
+    Session,
+    check_feeds,
+    describe,
+    windows_of,
+)
 
 __all__ = [
     "ANY_SIZE",
+    "VOCABULARY_FILE",
     "Arrays",
+    "CodedSession",
     "Session",
     "check_feeds",
+    "coder_beside",
     "describe",
     "open_session",
+    "windows_of",
 ]
 
 

@@ -61,6 +61,12 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
     _check_batch(specs, feeds)
 
 
+def windows_of(specs: tuple[TensorSpec, ...], feeds: Arrays) -> int:
+    """How many windows (or texts, or pictures) feeds hold: the batch, 1 where there is none."""
+    sizes = (feeds[spec.name].shape[0] for spec in specs if spec.shape[:1] == (ANY_SIZE,))
+    return next(sizes, 1)
+
+
 def describe(spec: TensorSpec) -> str:
     """A tensor in one word for a person, such as `values FP32[?,16,52]`."""
     sizes = ",".join("?" if size == ANY_SIZE else str(size) for size in spec.shape)

@@ -2,7 +2,10 @@
 
     python -m aimass_edge.update.selftest DIR [--providers P,P] [--threads N] [--deadline SECONDS]
 
-`selftest.npz` has the inputs as `in.<name>` and what the reference build gave as `out.<name>`.
+`selftest.npz` has the inputs as `in.<name>` and what the reference build gave as `out.<name>`. For
+a tensor of BYTES that is either the numbers of the graph, or the texts themselves (Unicode arrays),
+which then prove the vocabulary too. Outputs of floats may be off by the slice's tolerance; whole
+numbers, truth values and texts must be equal.
 Prints one line of JSON (`prove.Outcome`) and exits with 0 if all is well, else with 1.
 """
 
@@ -23,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
-from aimass_edge.runtime import open_session
+from aimass_edge.runtime import coder_beside, open_session
 from aimass_edge.update.prove import Outcome
 from aimass_edge.update.slots import FILE_NAMES, Bundle
 from aimass_shared.errors import AimassError, SelfTestFailedError
 
 Arrays = Mapping[str, NDArray[Any]]
+TEXT = "U"
+EXACT = "biuU"
 
 EPSILON = 1e-6
 NICENESS = 10
@@ -36,8 +41,15 @@ KIB_PER_MIB = 1024
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """`max|found - expected| / (max|expected| + 1e-6)`; infinite where it cannot be compared."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
+    """`max|found - expected| / (max|expected| + 1e-6)`; infinite where it cannot be compared.
+
+    What is no float must be equal: then it is 0, else infinite.
+    """
+    if found.shape != expected.shape:
+        return float("inf")
+    if expected.dtype.kind in EXACT:
+        return 0.0 if bool((found == expected).all()) else float("inf")
+    if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
         return float("inf")
     if not expected.size:
         return 0.0
@@ -59,11 +71,15 @@ def compare(found: Arrays, expected: Arrays, tolerance: float) -> float:
             raise SelfTestFailedError(f"the model has no output {name}")
         error = relative_error(found[name], array)
         if not error <= tolerance:
-            raise SelfTestFailedError(
-                f"output {name} is off by {error:.3g} of its size, allowed is {tolerance:.3g}"
-            )
+            raise SelfTestFailedError(_off(name, error, tolerance))
         worst = max(worst, error)
     return worst
+
+
+def _off(name: str, error: float, tolerance: float) -> str:
+    if error == float("inf"):
+        return f"output {name} is not what is expected: another shape, not finite, or not equal"
+    return f"output {name} is off by {error:.3g} of its size, allowed is {tolerance:.3g}"
 
 
 def read_vectors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -89,13 +105,17 @@ def run(directory: Path, board: BoardSettings) -> Outcome:
     """
     start = time.monotonic()
     documents = [(directory / name).read_bytes() for name in ("manifest.json", "slice.json")]
-    _, _, entry = Bundle(*documents).read()
+    _, manifest, entry = Bundle(*documents).read()
     feeds, expected = read_vectors(directory / FILE_NAMES["selftest"])
-    session = open_session(directory / FILE_NAMES["model"], board)
+    model = directory / FILE_NAMES["model"]
+    coder = coder_beside(model, manifest.contract)
+    session = open_session(model, board)
     try:
-        worst = compare(session.run(feeds), expected, entry.tolerance)
+        found = session.run({**feeds, **coder.encode(_texts(feeds))})
     finally:
         session.close()
+    told = {name: array for name, array in found.items() if name in _texts(expected)}
+    worst = compare({**found, **coder.decode(told)}, expected, entry.tolerance)
     return Outcome(
         ok=True,
         error=worst,
@@ -124,6 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = Outcome(ok=False, code=error.code, why=error.detail)
     sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
     return 0 if outcome.ok else 1
+
+
+def _texts(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Those arrays that hold texts, as a request has them."""
+    found = {name: array for name, array in arrays.items() if array.dtype.kind == TEXT}
+    return {name: array.astype(object) for name, array in found.items()}
 
 
 def _prefixed(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:

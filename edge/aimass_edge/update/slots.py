@@ -1,6 +1,6 @@
 """Installs on the disk, with one commit point: `state.json`, replaced whole.
 
-    <root>/store/<digest>/{manifest.json, slice.json, model.onnx, train.onnx, selftest.npz}
+    <root>/store/<digest>/{manifest.json, slice.json, model.onnx, selftest.npz, ...}
     <root>/incoming/<sha256>.part       downloads, kept to be resumed
     <root>/state.json                   "<crc32> {json}"; nothing counts before it says so
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from aimass_edge.runtime import VOCABULARY_FILE
 from aimass_edge.update import state as states
 from aimass_edge.update.fs import Fs
 from aimass_edge.update.state import State, Verdict
@@ -39,6 +40,7 @@ FILE_NAMES: Mapping[Role, str] = {
     "model": "model.onnx",
     "train": "train.onnx",
     "selftest": "selftest.npz",
+    "vocabulary": VOCABULARY_FILE,
 }
 CHUNK_BYTES = 1 << 20
 CRC_DIGITS = 8

@@ -100,7 +100,13 @@ async def test_what_is_no_release_leaves_no_trace(
         ("no-such-model", artifacts, "stable", NotFoundError, "no model"),
         (model.id, [], "stable", RequestError, "at least one slice"),
         (model.id, [first, first], "stable", ConflictError, "the same name"),
-        (model.id, [bare], "stable", RequestError, "one model and one selftest"),
+        (
+            model.id,
+            [bare],
+            "stable",
+            RequestError,
+            "one each of model, selftest, and may have one train",
+        ),
         (model.id, [gone], "stable", RequestError, "is gone"),
         (model.id, artifacts, "a/b", MalformedMessageError, "channel"),
     ]

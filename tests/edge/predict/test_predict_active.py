@@ -56,7 +56,7 @@ def test_a_model_that_keeps_its_promise_but_does_not_run_is_refused(
     contract: Contract, make_pace: Make
 ) -> None:
     session = open_session(DATA / "fails.onnx", BOARD)
-    promised = msgspec.structs.replace(contract, inputs=session.inputs, outputs=session.outputs)
+    promised = Contract("any", session.inputs, session.outputs)
     with pytest.raises(ModelLoadFailedError, match="does not run"):
         open_checked(DATA / "fails.onnx", BOARD, promised, opener=make_pace())
 
