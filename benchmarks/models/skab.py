@@ -7,46 +7,21 @@ The experiments of a folder are a fleet. Nothing is drawn at random but the rand
 
 import csv
 import gzip
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from aimass_cloud.models.pca import Pca
 from aimass_cloud.models.rates import Rates, Run, auroc, rates, references
-from aimass_cloud.models.shrinkage import SiteRows, fleet_of, moments_of, site_monitors
-from aimass_shared.monitoring import RootSums, SiteMonitor, averaged_t2, limit
-from aimass_shared.var import Var, shrunk, solve
+from aimass_cloud.models.shrinkage import SiteRows
+from aimass_cloud.recipes.site_detection import LabelledSite, site_runs
 from benchmarks.models.table import Row, at_least, at_most
 
 JUDGED: Final = "valve1"
-TRAIN, NORMAL, AVERAGED = 320, 400, 10
+TRAIN, NORMAL = 320, 400
 NOT_SENSORS: Final = {"datetime", "anomaly", "changepoint"}
-LAGS, RIDGE = 3, 20.0
-OURS: Final = "ours: site VAR shrunk to the fleet"
-
-Floats = NDArray[np.float64]
-Score = Callable[[Floats], Floats]
-
-
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """Rows `[T, S]` and whether each is faulty `[T]`."""
-
-    rows: Floats
-    faulty: NDArray[np.bool_]
-
-    @property
-    def site(self) -> SiteRows:
-        return SiteRows(self.rows[:TRAIN], self.rows[TRAIN:NORMAL])
-
-    @property
-    def truth(self) -> NDArray[np.bool_]:
-        return self.faulty[NORMAL:]
+OURS: Final = ("site VAR to fleet", "site VAR to fleet, averaged")
 
 
 def measure(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> list[Row]:
@@ -55,7 +30,7 @@ def measure(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> list[Row]:
     return [row for name, found in sets.items() for row in _figures(name, found, seeds)]
 
 
-def read(folder: Path) -> dict[str, Experiment]:
+def read(folder: Path) -> dict[str, LabelledSite]:
     """The labelled experiments that lie in a folder, by file name."""
     files = sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
     found = {path.name.split(".")[0]: _experiment(path) for path in files}
@@ -66,7 +41,7 @@ def _folders(folder: Path) -> list[Path]:
     return [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
 
 
-def _experiment(path: Path) -> Experiment | None:
+def _experiment(path: Path) -> LabelledSite | None:
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
     table = list(csv.DictReader(text.splitlines(), delimiter=";"))
@@ -74,72 +49,25 @@ def _experiment(path: Path) -> Experiment | None:
         return None
     names = [name for name in table[0] if name not in NOT_SENSORS]
     rows = np.array([[float(row[name]) for name in names] for row in table])
-    return Experiment(rows, np.array([float(row["anomaly"]) > 0 for row in table]))
+    faulty = np.array([float(row["anomaly"]) > 0 for row in table])
+    normal = SiteRows(rows[:TRAIN], rows[TRAIN:NORMAL])
+    return LabelledSite(normal, rows[NORMAL:], faulty[NORMAL:])
 
 
-def _figures(name: str, found: Mapping[str, Experiment], seeds: Sequence[int]) -> list[Row]:
-    where = f"SKAB {name}"
-    monitors = site_monitors({key: one.site for key, one in found.items()}, lags=LAGS, ridge=RIDGE)
-    fused = [
-        Run(one.truth, monitors[key].score(one.rows[NORMAL - monitors[key].lead :]))
-        for key, one in found.items()
-    ]
-    averaged = _averaged(found, {key: own.var for key, own in monitors.items()})
-    rows = [
-        *_judged(where, f"{OURS}, three charts", fused, is_judged=name == JUDGED),
-        *_judged(where, f"{OURS}, window 10", averaged, is_judged=name == JUDGED),
-    ]
-    for candidate, runs in _baselines(found).items():
-        rows += _plain(where, candidate, runs)
-    return rows + _references(where, fused, seeds)
+def _figures(name: str, found: Mapping[str, LabelledSite], seeds: Sequence[int]) -> list[Row]:
+    where, runs = f"SKAB {name}", site_runs(found)
+    rows = []
+    for candidate, each in runs.items():
+        is_judged = name == JUDGED and candidate in OURS
+        rows += _judged(where, candidate, each) if is_judged else _plain(where, candidate, each)
+    return rows + _references(where, next(iter(runs.values())), seeds)
 
 
-def _baselines(found: Mapping[str, Experiment]) -> dict[str, list[Run]]:
-    own = {key: moments_of(one.rows[:TRAIN], LAGS) for key, one in found.items()}
-    fleet = fleet_of(list(own.values()))
-    alone = {key: solve(site, RIDGE) for key, site in own.items()}
-    common = {key: shrunk(site, fleet, math.inf, ridge=RIDGE) for key, site in own.items()}
-    return {
-        "federated VAR, window 10": _averaged(found, common),
-        "VAR per site, window 10": _averaged(found, alone),
-        "PCA T2|Q, window 10": [_pca(one) for one in found.values()],
-    }
-
-
-def _averaged(found: Mapping[str, Experiment], fitted: Mapping[str, Var]) -> list[Run]:
-    """T2 averaged over ten rows, in units of limits with the spread of the fleet."""
-    scores = {key: _window_10(SiteMonitor.uncalibrated(var)) for key, var in fitted.items()}
-    lead = LAGS + AVERAGED - 1
-    held_back = {
-        key: RootSums.of(scores[key](one.rows[TRAIN - lead : NORMAL]), AVERAGED)
-        for key, one in found.items()
-    }
-    fleet = list(held_back.values())
-    return [
-        Run(one.truth, scores[key](one.rows[NORMAL - lead :]) / limit(held_back[key], fleet))
-        for key, one in found.items()
-    ]
-
-
-def _window_10(monitor: SiteMonitor) -> Score:
-    return lambda rows: averaged_t2(monitor.var.residuals(rows) @ monitor.whitening, AVERAGED)
-
-
-def _pca(one: Experiment) -> Run:
-    pca = Pca.fit(one.rows[:TRAIN])
-    each = np.convolve(pca.score(one.rows), np.full(AVERAGED, 1 / AVERAGED), mode="full")
-    level = limit(RootSums.of(each[TRAIN:NORMAL], AVERAGED))
-    return Run(one.truth, each[NORMAL : len(one.rows)] / level)
-
-
-def _judged(where: str, candidate: str, runs: Sequence[Run], *, is_judged: bool) -> list[Row]:
-    rows = _plain(where, candidate, runs)
+def _judged(where: str, candidate: str, runs: Sequence[Run]) -> list[Row]:
     bars = {"AUROC": (at_least, 0.86), "F1": (at_least, 0.80), "FAR %": (at_most, 12.0)}
-    if not is_judged:
-        return rows
     return [
         bars[row.measure][0](row, bars[row.measure][1]) if row.measure in bars else row
-        for row in rows
+        for row in _plain(where, candidate, runs)
     ]
 
 

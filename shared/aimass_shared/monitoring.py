@@ -1,11 +1,12 @@
 """Monitoring a site with its VAR: charts of T2, exact shares of sensors, and calibrated limits.
 
 Whitened one-step residuals of a VAR keep their limits on autocorrelated telemetry, where PCA's do
-not. Three charts read them: one of their spread over a few rows, two of their mean over more, which
-see small shifts that last (multivariate EWMA: Lowry, Woodall, Champ and Rigdon, Technometrics 34
-(1992) 46-53, here with equal weights). The score is the largest of the charts in units of its
-limit. Limits come from sums of cube roots, which add up over sites. The same as a torch module is
-`aimass_cloud.models.monitor`. Numpy only; cloud and devices run it.
+not. Three charts read them: their squares over few rows, which sees a lot at once; over more rows,
+which sees a little more noise; and the square of their mean, which sees small shifts that last (as
+a multivariate EWMA does: Lowry, Woodall, Champ and Rigdon, Technometrics 34 (1992) 46-53, here with
+equal weights). The score is the largest of the charts in units of its limit. Limits come from sums
+of cube roots, which add up over sites. The same as a torch module is `aimass_cloud.models.monitor`.
+Numpy only; cloud and devices run it.
 """
 
 import math
@@ -32,7 +33,7 @@ class Chart(msgspec.Struct, frozen=True):
     rows: int
 
 
-CHARTS: Final = (Chart("spread", 3), Chart("shift", 6), Chart("shift", 12))
+CHARTS: Final = (Chart("spread", 3), Chart("spread", 12), Chart("shift", 6))
 LONGEST: Final = max(chart.rows for chart in CHARTS)
 
 

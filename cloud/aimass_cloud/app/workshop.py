@@ -26,6 +26,7 @@ from aimass_cloud.federation.plans import (
 )
 from aimass_cloud.federation.rounds import Rounds
 from aimass_cloud.jobs import Progress
+from aimass_cloud.models.shrinkage import LAGS
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import tep
 from aimass_cloud.registry import NewModel, Registry
@@ -38,7 +39,6 @@ from aimass_shared.topics import check_segment
 
 Result = dict[str, object]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-VAR_LAGS = 2
 
 
 class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,7 +146,7 @@ class Workshop:
             devices=tuple(sorted(devices)),
             sensors=plant.names,
             step_ms=plant.step_ms,
-            lags=VAR_LAGS,
+            lags=LAGS,
             timeout_s=request.deadline_s,
         )
         result = await self._rounds.run_statistics(plan, progress)

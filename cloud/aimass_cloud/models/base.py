@@ -1,6 +1,6 @@
 """The VAR as a torch module: normalisation and the linear forecast that a network corrects.
 
-Holds constants only; `aimass_cloud.models.var` solves them. Needs torch.
+Holds constants only; `aimass_shared.var` solves them. Needs torch.
 """
 
 from collections.abc import Mapping

@@ -69,7 +69,7 @@ class SensorNetwork(Network):
         window = self.base.standardised(values, mask)
         linear, added = self.correction(window, mask)
         forecast = (linear + self.gate * added) * self.base.scale + self.base.mean
-        score, contribution = self.monitor(self.base, window, mask)
+        score, contribution = self.monitor(window, mask)
         return forecast, score, contribution
 
     def correction(self, window: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

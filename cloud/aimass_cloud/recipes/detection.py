@@ -1,24 +1,26 @@
-"""How well a score finds faults: false alarms, detection and delay, for the monitor and for PCA.
+"""How well a score finds the faults of a plant: the monitor beside its baselines.
 
-Every score gets its threshold in the same way, on the same held-back rows. Rates are over windows,
-without an alarm rule; the delay is that of the alarm rule. Point-adjusted scores are not offered:
-a random score does well by them.
+Every score gets its limit on the same held-back rows. Rates are over windows, without an alarm
+rule; delays are those of the alarm rule. Nothing is point-adjusted: a random score does well by it.
+For many sites with labelled rows see `aimass_cloud.recipes.site_detection`.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from aimass_cloud.models.base import VarBase
-from aimass_cloud.models.monitor import ROWS, Monitor, threshold
+from aimass_cloud.models.monitor import THRESHOLD, Monitor, threshold
 from aimass_cloud.models.pca import Pca
+from aimass_cloud.models.rates import Rates, Run, delays, rates, references
 from aimass_cloud.models.windows import cut
 from aimass_cloud.recipes.plant import PlantData
 
-CONSECUTIVE = 3
+AVERAGED = 6
 
 Floats = NDArray[np.floating]
 Score = Callable[[NDArray[np.float32]], Floats]
@@ -31,14 +33,14 @@ def monitor_score(base: VarBase, monitor: Monitor, window: int) -> Score:
     def score(rows: NDArray[np.float32]) -> Floats:
         values = torch.tensor(cut(rows, window))
         mask = torch.ones_like(values)
-        scores, _ = monitor(base, base.standardised(values, mask), mask)
+        scores, _ = monitor(base.standardised(values, mask), mask)
         return np.asarray(scores.numpy(), np.float64)
 
     return score
 
 
 def pca_score(pca: Pca, window: int, averaged: int = 1) -> Score:
-    """PCA's score of the same windows: of the newest row, or averaged as the monitor's is."""
+    """PCA's score of the same windows: of the newest row, or averaged over the newest."""
 
     def score(rows: NDArray[np.float32]) -> Floats:
         each = pca.score(rows)[window - averaged :]
@@ -47,35 +49,55 @@ def pca_score(pca: Pca, window: int, averaged: int = 1) -> Score:
     return score
 
 
-def measured(score: Score, data: PlantData, window: int) -> dict[str, Any]:
-    """Figures of one score: threshold, false alarms on test rows, and each fault."""
-    level = threshold(score(data.calibration))
-    faults = {
-        str(fault): _fault(score(rows) > level, data.fault_start - window + 1)
-        for fault, rows in data.faults.items()
-    }
-    return {
-        "threshold": level,
-        "false_alarm_rate": float(np.mean(score(data.test) > level)),
-        "detection_rate": float(np.mean([fault["detection_rate"] for fault in faults.values()])),
-        "faults": faults,
-    }
-
-
 def report(monitor: Score, data: PlantData, window: int) -> dict[str, dict[str, Any]]:
-    """Figures of the monitor and of PCA, fitted on the same rows and judged the same way."""
+    """Figures of the monitor and its baselines, fitted on the same rows and judged the same way.
+
+    Random scores and a constant alarm are among them: see `aimass_cloud.models.rates.references`.
+    """
     pca = Pca.fit(data.train)
-    scores: Mapping[str, Score] = {
-        "monitor": monitor,
-        "pca": pca_score(pca, window),
-        "pca_averaged": pca_score(pca, window, ROWS),
+    plain, averaged = pca_score(pca, window), pca_score(pca, window, AVERAGED)
+    found = {
+        "monitor": measured(monitor, data, window, level=THRESHOLD),
+        "pca": measured(plain, data, window, level=threshold(plain(data.calibration))),
+        "pca_averaged": measured(
+            averaged, data, window, level=threshold(averaged(data.calibration), AVERAGED)
+        ),
     }
-    return {name: measured(score, data, window) for name, score in scores.items()}
+    normal, faults = _runs(monitor, data, window, level=THRESHOLD)
+    same = references([normal, *faults.values()])
+    return found | {name.replace(" ", "_"): _builtins(one) for name, one in same.items()}
 
 
-def _fault(over: NDArray[np.bool_], first: int) -> dict[str, float | int | None]:
-    """Figures of one fault. `first` is the window that ends with the first faulty row."""
-    faulty = over[first:]
-    runs = np.convolve(faulty, np.ones(CONSECUTIVE), mode="valid") >= CONSECUTIVE
-    alarm = int(np.argmax(runs)) + CONSECUTIVE - 1 if runs.any() else None
-    return {"detection_rate": float(faulty.mean()), "delay_samples": alarm}
+def measured(score: Score, data: PlantData, window: int, *, level: float) -> dict[str, Any]:
+    """Figures of one score with its limit: over all test rows, and of each fault.
+
+    Returns:
+        `threshold`; `far`, `mar`, `f1`, `auroc`, `auprc`, `add` and `cdr` (see `Rates`), over the
+        normal test rows and the faulty rows of all runs; and `faults`: `detection_rate` and
+        `delay_samples` of each.
+    """
+    normal, faults = _runs(score, data, window, level=level)
+    each = {
+        str(fault): {"detection_rate": float(run.over.mean()), "delay_samples": delays(run)[0]}
+        for fault, run in faults.items()
+    }
+    return {"threshold": level, **_builtins(rates([normal, *faults.values()])), "faults": each}
+
+
+def _runs(
+    score: Score, data: PlantData, window: int, *, level: float
+) -> tuple[Run, Mapping[int, Run]]:
+    """Normal test rows, and of each faulty run the windows that end with a faulty row."""
+    first = data.fault_start - window + 1
+    faults = {
+        fault: _run(score(rows)[first:], level, faulty=True) for fault, rows in data.faults.items()
+    }
+    return _run(score(data.test), level, faulty=False), faults
+
+
+def _run(scores: Floats, level: float, *, faulty: bool) -> Run:
+    return Run(np.full(len(scores), faulty), np.asarray(scores / level, np.float64))
+
+
+def _builtins(found: Rates) -> dict[str, Any]:
+    return dict(msgspec.structs.asdict(found))

@@ -12,12 +12,12 @@ from aimass_cloud.models.base import VarBase
 from aimass_cloud.models.contract import contract_for
 from aimass_cloud.models.forecaster import ForecasterConfig, kind_counts
 from aimass_cloud.models.graph import SensorGraph
-from aimass_cloud.models.monitor import Monitor, threshold
+from aimass_cloud.models.monitor import THRESHOLD, Monitor, monitor_constants
 from aimass_cloud.models.network import Batch, Network, Tensors, called, tensors
 from aimass_cloud.models.samples import Arrays, Part, Samples
 from aimass_cloud.models.sensors import FrozenGraph, SensorNetwork
+from aimass_cloud.models.shrinkage import LAGS
 from aimass_cloud.models.trained import ModelInfo, TrainedModel
-from aimass_cloud.models.var import FLAT, Var, solve
 from aimass_cloud.models.windows import cut, scaled_error
 from aimass_cloud.recipes import detection, forecasting, tep
 from aimass_cloud.recipes.plant import PlantData
@@ -27,6 +27,7 @@ from aimass_cloud.recipes.task import Source, Task
 from aimass_shared.errors import RequestError
 from aimass_shared.manifest import AlarmRule, Contract
 from aimass_shared.moments import Moments, moments
+from aimass_shared.var import Var, solve
 
 WINDOW, HORIZON = tep.PLANT.window, tep.PLANT.horizon
 MISSING = 0.1
@@ -53,9 +54,11 @@ class SensorTask(Task):
         self.config: ForecasterConfig = config
         self._data, self._seed = data, seed
         rows = data.train
-        total = moments([(rows, np.ones_like(rows))], sensors=data.names, lags=config.lags)
+        lags = max(config.lags, LAGS)
+        total = moments([(rows, np.ones_like(rows))], sensors=data.names, lags=lags)
         self._rows = total if base is None else total.add(base)
-        self._constants = constants_of(solve(self._rows))
+        linear = solve(self._rows.shortened(config.lags))
+        self._constants = constants_of(linear) | monitor_constants(self._rows, data.calibration)
         self._base = VarBase(self._constants)
         self.contract = self._contract(data)
 
@@ -64,8 +67,7 @@ class SensorTask(Task):
             RECIPE.model, data.sensors, step_ms=data.step_ms, window=WINDOW, horizon=HORIZON
         )
         self._score = detection.monitor_score(self._base, Monitor(self._constants), WINDOW)
-        level = threshold(self._score(data.calibration))
-        alarm = AlarmRule(score="score", threshold=level, contribution="contribution")
+        alarm = AlarmRule(score="score", threshold=THRESHOLD, contribution="contribution")
         return msgspec.structs.replace(contract, alarm=alarm)
 
     def network(self) -> Network:
@@ -195,13 +197,11 @@ def _forecast(network: Network, arrays: Tensors, part: Part, share: float) -> to
 
 
 def constants_of(var: Var) -> Tensors:
-    """The constants of a network over a VAR, without graph and gate."""
+    """The constants of the linear base, from its VAR."""
     named = {
         "base.mean": var.mean,
         "base.scale": var.scale,
         "base.intercept": var.intercept,
         "base.coefficients": var.coefficients,
-        "monitor.whitening": var.whitening(),
-        "monitor.deviation": np.sqrt(np.maximum(np.diag(var.covariance), FLAT)),
     }
     return {name: torch.tensor(array, dtype=torch.float32) for name, array in named.items()}

@@ -19,15 +19,17 @@ CONFIG = ForecasterConfig(hidden=8, neighbours=2)
 
 def _model() -> SensorNetwork:
     """As drawn before training: a base that forecasts the mean, and an open gate."""
-    contract = contract_for("m", SENSORS, step_ms=1000, window=12, horizon=3)
+    contract = contract_for("m", SENSORS, step_ms=1000, window=16, horizon=3)
     torch.manual_seed(4)
     constants: Tensors = {
         "base.mean": torch.zeros(5),
         "base.scale": torch.ones(5),
         "base.intercept": torch.zeros(5),
         "base.coefficients": torch.zeros(10, 5),
+        "monitor.intercept": torch.zeros(5),
+        "monitor.coefficients": torch.zeros(15, 5),
         "monitor.whitening": torch.eye(5),
-        "monitor.deviation": torch.ones(5),
+        "monitor.limits": torch.ones(3),
         **SensorGraph(5, CONFIG.embedding, CONFIG.neighbours).frozen(),
     }
     return SensorNetwork(CONFIG, contract, constants, FrozenGraph(constants)).eval()
@@ -66,7 +68,7 @@ def test_a_frozen_graph_is_the_live_one() -> None:
 
 def test_a_new_forecaster_only_holds_a_little() -> None:
     model = _model()
-    values = torch.randn(4, 12, 5)
+    values = torch.randn(4, 16, 5)
     forecast, _, _ = _outputs(model, values, torch.ones_like(values))
     share = torch.sigmoid(torch.tensor(-1.0))
     assert torch.allclose(forecast, share * values[:, -1:].expand_as(forecast), atol=1e-6)
@@ -74,11 +76,11 @@ def test_a_new_forecaster_only_holds_a_little() -> None:
 
 def test_the_correction_stays_within_one_deviation_however_wild_the_inputs() -> None:
     torch.manual_seed(1)
-    forecaster = Forecaster(CONFIG, SENSORS, window=12, horizon=3).eval()
+    forecaster = Forecaster(CONFIG, SENSORS, window=16, horizon=3).eval()
     with torch.no_grad():
         for parameter in forecaster.parameters():
             parameter.copy_(torch.randn_like(parameter) * 5)
-        window = torch.randn(3, 12, 5) * 1e4
+        window = torch.randn(3, 16, 5) * 1e4
         base = window[:, -1:].expand(3, 3, 5)
         edges = (torch.eye(5), torch.eye(5))
         added = forecaster(window, torch.ones_like(window), base, edges)
@@ -86,8 +88,8 @@ def test_the_correction_stays_within_one_deviation_however_wild_the_inputs() -> 
 
 
 def test_inputs_beyond_the_clip_change_nothing_but_the_hold() -> None:
-    forecaster = Forecaster(CONFIG, SENSORS, window=12, horizon=3).eval()
-    window = torch.zeros(1, 12, 5)
+    forecaster = Forecaster(CONFIG, SENSORS, window=16, horizon=3).eval()
+    window = torch.zeros(1, 16, 5)
     window[0, 3, 1] = CLIP
     further = window.clone()
     further[0, 3, 1] = 100 * CLIP
@@ -101,7 +103,7 @@ def test_inputs_beyond_the_clip_change_nothing_but_the_hold() -> None:
 @pytest.mark.parametrize("junk", [0.0, 1e30, float("nan"), float("inf")])
 def test_what_stands_in_for_a_missing_value_does_not_matter(junk: float) -> None:
     model = _model()
-    values, mask = torch.randn(2, 12, 5), torch.ones(2, 12, 5)
+    values, mask = torch.randn(2, 16, 5), torch.ones(2, 16, 5)
     mask[0, 3, 1] = mask[1, -1, 2] = 0.0
     for output, expected in zip(
         _outputs(model, values.masked_fill(mask == 0, junk), mask),
@@ -113,8 +115,8 @@ def test_what_stands_in_for_a_missing_value_does_not_matter(junk: float) -> None
 
 def test_a_missing_target_does_not_count_in_the_loss() -> None:
     model = _model()
-    values, mask = torch.randn(2, 15, 5), torch.ones(2, 15, 5)
-    mask[0, 13, 1] = 0.0
+    values, mask = torch.randn(2, 19, 5), torch.ones(2, 19, 5)
+    mask[0, 17, 1] = 0.0
     wild = values.masked_fill(mask == 0, 1e6)
     first, second = (model.local_loss(rows, mask, torch.ones(2)) for rows in (values, wild))
     assert first == second
@@ -122,7 +124,7 @@ def test_a_missing_target_does_not_count_in_the_loss() -> None:
 
 def test_padding_does_not_count_in_the_loss() -> None:
     model = _model()
-    values, mask = torch.randn(2, 15, 5), torch.ones(2, 15, 5)
+    values, mask = torch.randn(2, 19, 5), torch.ones(2, 19, 5)
     padded = model.local_loss(values, mask, torch.tensor([1.0, 0.0]))
     alone = model.local_loss(values[:1], mask[:1], torch.ones(1))
     assert padded.item() == pytest.approx(alone.item())
@@ -131,4 +133,4 @@ def test_padding_does_not_count_in_the_loss() -> None:
 def test_sensors_of_one_kind_must_be_beside_each_other() -> None:
     mixed = (SENSORS[0], SENSORS[2], SENSORS[1])
     with pytest.raises(TrainingFailedError, match="beside each other"):
-        Forecaster(CONFIG, mixed, window=12, horizon=3)
+        Forecaster(CONFIG, mixed, window=16, horizon=3)
