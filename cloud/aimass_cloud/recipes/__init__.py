@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PlantData", "ShippedPlant", "check", "find", "names"]
 
 FLAGSHIP = "sensor-graph"
-_MODULES = {FLAGSHIP: "sensor_graph"}
+_MODULES = {FLAGSHIP: "sensor_graph", "image": "image"}
 
 
 def names() -> tuple[str, ...]:
