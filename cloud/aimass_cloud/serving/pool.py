@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -30,6 +31,7 @@ from aimass_shared.inference import (
     example,
 )
 from aimass_shared.manifest import Contract
+from aimass_shared.spreading import answered, asks_for_many, spread_of
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +168,7 @@ class ModelPool:
         return served
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Run a model.
+        """Run a model; over a long input, or with an explanation, if asked (see `spreading`).
 
         The response's parameters: `place` "cloud"; `service_ms` of the run, `queue_ms` before it,
         and `batch`, the windows that shared it.
@@ -181,6 +183,19 @@ class ModelPool:
         if not self._served:
             raise NoActiveModelError("no model is served yet: make a release first")
         served = self._find(request.model, request.version)
+        if not asks_for_many(request):
+            return await self._run(served, request)
+        spread = spread_of(served.contract, request)
+        deadline_ms = request.deadline_ms or self._settings.default_deadline_ms
+        return await answered(
+            spread,
+            request,
+            partial(self._run, served),
+            batch=self._max_batch(served.session),
+            deadline_ms=deadline_ms,
+        )
+
+    async def _run(self, served: _Served, request: InferRequest) -> InferResponse:
         check_inputs(served.contract.inputs, request.inputs)
         check_outputs(request, tuple(spec.name for spec in served.contract.outputs))
         deadline_ms = request.deadline_ms or self._settings.default_deadline_ms

@@ -31,7 +31,11 @@ from aimass_shared.errors import NoActiveModelError, NotFoundError
 from aimass_shared.inference import InferRequest, InferResponse, ModelMetadata
 from aimass_shared.manifest import Contract, Manifest, SliceEntry
 from aimass_shared.messages import AgentStats, Prediction
+from aimass_shared.spreading import answered, asks_for_many, spread_of
 from aimass_shared.windows import Window
+
+PART = 8
+"""Samples of one part of a request that is many: telemetry waits for no more than one part."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class Predictor:
             clock: monotonic seconds.
         """
         self._board = board
+        self._default_deadline_ms = capacity.default_deadline_ms
         self._cloud = cloud
         self._opener = opener
         self._clock = clock
@@ -213,6 +218,9 @@ class Predictor:
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request by its deadline, here or in the cloud.
 
+        A long input, or an answer to be explained, is many samples (see `spreading`): each part of
+        them is decided on like a request of its own.
+
         The parameter `may_hand_off` = false keeps it on the device, and so does a version.
 
         Raises:
@@ -222,7 +230,13 @@ class Predictor:
             RequestError: it has wrong tensors, or asks for another model.
             NoActiveModelError: no slice is active.
         """
-        return await self._dispatch.answer(request)
+        if not asks_for_many(request):
+            return await self._dispatch.answer(request)
+        contract = self._named(request.model, request.version).manifest.contract
+        spread = spread_of(contract, request)
+        deadline_ms = request.deadline_ms or self._default_deadline_ms
+        answer = self._dispatch.answer
+        return await answered(spread, request, answer, batch=PART, deadline_ms=deadline_ms)
 
     def _any(self) -> Active:
         if self._active is None:
