@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any, Final, Literal
 
 import msgspec
@@ -89,24 +90,25 @@ class Shuffled:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Batches from number `start` on, without end."""
-        number = start
-        while True:
-            mine = self._rows(number)[self.rank :: self.world]
-            random = np.random.default_rng((self.seed, number, self.rank + 1))
-            pixels = self.change(self.pictures.pixels[mine], random)
-            labels = self.pictures.labels[mine]
-            yield {"image": torch.from_numpy(pixels), "label": torch.from_numpy(labels)}
-            number += 1
+        orders: dict[int, Labels] = {}
+        for number in count(start):
+            # A part of all orders behind each other; seldom of two, more often of the last one.
+            places = np.arange(number * self.batch, (number + 1) * self.batch)
+            rounds, within = (part.tolist() for part in np.divmod(places, len(self.rows)))
+            orders = {
+                one: orders[one] if one in orders else self._order(one) for one in set(rounds)
+            }
+            chosen = [orders[one][at] for one, at in zip(rounds, within, strict=True)]
+            yield self._changed(np.array(chosen)[self.rank :: self.world], number)
 
-    def _rows(self, number: int) -> Labels:
-        """The pictures of a batch: a part of all orders behind each other."""
-        places = np.arange(number * self.batch, (number + 1) * self.batch)
-        rounds, within = np.divmod(places, len(self.rows))
-        chosen = np.empty(self.batch, np.int64)
-        for one in np.unique(rounds):
-            order = np.random.default_rng((self.seed, int(one), 0)).permutation(self.rows)
-            chosen[rounds == one] = order[within[rounds == one]]
-        return chosen
+    def _order(self, round_number: int) -> Labels:
+        return np.random.default_rng((self.seed, round_number, 0)).permutation(self.rows)
+
+    def _changed(self, rows: Labels, number: int) -> Batch:
+        random = np.random.default_rng((self.seed, number, self.rank + 1))
+        pixels = self.change(self.pictures.pixels[rows], random)
+        labels = torch.from_numpy(self.pictures.labels[rows])
+        return {"image": torch.from_numpy(pixels), "label": labels}
 
 
 class ImageTask(Task):
@@ -165,14 +167,14 @@ class ImageTask(Task):
 
     def held_back(self) -> Sequence[Batch]:
         """The held-back pictures as they are, as many as travel with the model."""
-        part = self.samples().calibration
+        part = self._calibration
         return (tensors({**part.inputs, **part.truth}),)
 
     def samples(self) -> Samples:
         """Some held-back and some test pictures; all, where they are few."""
-        calibration = self._part(self._all, self._held, CARRIED["calibration"])
         test = self._part(self._test, self._judged, CARRIED["test"])
-        return Samples(calibration, test, {"image": _vectors(calibration.inputs["image"])})
+        vectors = _vectors(self._calibration.inputs["image"])
+        return Samples(self._calibration, test, {"image": vectors})
 
     def baselines(self) -> dict[str, Any]:
         """Figures of methods without a network, on at most 5,000 training pictures."""
@@ -207,6 +209,10 @@ class ImageTask(Task):
             return names[: TURNS[self.config.turns]]
         rows = self._chosen(self._all, self._train, BASELINE_ROWS)
         return symmetry.found(self._all.pixels[rows], self._all.labels[rows], self.config.split)
+
+    @cached_property
+    def _calibration(self) -> Part:
+        return self._part(self._all, self._held, CARRIED["calibration"])
 
     @cached_property
     def _pixel_moments(self) -> tuple[Floats, Floats]:
