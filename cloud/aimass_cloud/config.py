@@ -66,6 +66,17 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Positive = 1
 
 
+class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Training in the coordinator.
+
+    Attributes:
+        data_roots: folders and `s3://` addresses below which a job may read data; without any,
+            `data` in `data_dir` and the working directory.
+    """
+
+    data_roots: tuple[str, ...] = ()
+
+
 class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of the coordinator. `database_url` defaults to SQLite in `data_dir`."""
 
@@ -76,3 +87,4 @@ class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mqtt: MqttSettings = MqttSettings()
     trust: TrustSettings = TrustSettings()
     serving: ServingSettings = ServingSettings()
+    training: TrainingSettings = TrainingSettings()

@@ -8,9 +8,16 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from aimass_cloud.access import requires
-from aimass_cloud.app.workshop import RoundsRequest, SliceRequest, TrainRequest, Workshop
+from aimass_cloud.app.workshop import (
+    ImportRequest,
+    RoundsRequest,
+    SliceRequest,
+    TrainRequest,
+    Workshop,
+)
 from aimass_cloud.bridge import Bridge
 from aimass_cloud.jobs import Jobs
+from aimass_cloud.registry.api import ModelView
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -68,6 +75,14 @@ class WorkController(Controller):
     ) -> Started:
         """Run federated rounds over the devices that are online."""
         return Started(await jobs.start("rounds", lambda report: workshop.rounds(data, report)))
+
+
+@post("/api/v1/models/import", guards=[requires("model:write")], tags=["models"])
+async def import_model(
+    workshop: NamedDependency[Workshop], data: JSONBody[ImportRequest]
+) -> ModelView:
+    """Register the model of a run that was trained elsewhere."""
+    return ModelView.of(await workshop.import_model(data))
 
 
 @get("/health/live", tags=["health"])

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from aimass_cloud import recipes
 from aimass_cloud.app.exporting import exporting
+from aimass_cloud.app.roots import DataRoots
 from aimass_cloud.federation.plans import (
     Arrays,
     Client,
@@ -29,6 +31,7 @@ from aimass_cloud.jobs import Progress
 from aimass_cloud.models.shrinkage import LAGS
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import tep
+from aimass_cloud.recipes.run import chosen
 from aimass_cloud.registry import NewModel, Registry
 from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError
@@ -42,11 +45,33 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class TrainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /api/v1/jobs/train`. `base` is the run of a statistics round, "" for none."""
+    """`POST /api/v1/jobs/train`.
+
+    Attributes:
+        base: the run of a statistics round, "" for none.
+        data: where the coordinator finds the data, below its roots; "" are those that ship.
+        size: of the network, "" is the recipe's own.
+        config: other settings of the run, as a TOML file has them (docs/training.md).
+    """
 
     recipe: str = recipes.FLAGSHIP
-    seed: Seed = 0
+    seed: Seed | None = None
     base: str = ""
+    data: str = ""
+    size: str = ""
+    config: dict[str, Any] = {}
+
+    @property
+    def given(self) -> dict[str, object]:
+        """What was asked for, by setting."""
+        own = {"data": self.data or None, "seed": self.seed, "size": self.size or None}
+        return {**self.config, **{name: value for name, value in own.items() if value is not None}}
+
+
+class ImportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/models/import`: the directory of a run or of a model, below a root."""
+
+    directory: str
 
 
 class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,12 +109,19 @@ class Workshop:
     """The coordinator's long work. `data_dir` keeps models, slices and moments."""
 
     def __init__(
-        self, data_dir: Path, registry: Registry, rounds: Rounds, *, devices: ListsDevices
+        self,
+        data_dir: Path,
+        registry: Registry,
+        rounds: Rounds,
+        *,
+        devices: ListsDevices,
+        roots: DataRoots,
     ) -> None:
         self._data = data_dir
         self._registry = registry
         self._rounds = rounds
         self._devices = devices
+        self._roots = roots
         self._exports = data_dir / "exports"
         """Exported graphs without numbers, which all models of one shape share."""
 
@@ -99,17 +131,35 @@ class Workshop:
         Raises:
             NotFoundError: there is no such recipe, or no such run.
             MissingExtraError: torch is not installed.
+            SettingsError: the settings are wrong, or the data are not below a root.
         """
         recipes.check(request.recipe)
         base = await asyncio.to_thread(self._moments, request.base) if request.base else None
         training = await _needs_torch(_import_training)
-        async with exporting(request.recipe, self._exports):
-            run = msgspec.structs.replace(recipes.find(request.recipe).run, seed=request.seed)
+        run = chosen(recipes.find(request.recipe).run, given=request.given)
+        run = msgspec.structs.replace(run, data=self._roots.checked(run.data))
+        # Graphs of other sizes or data would be exported for nothing.
+        ahead = not (request.given.keys() - {"seed"})
+        async with exporting(request.recipe, self._exports) if ahead else nullcontext():
             model = await asyncio.to_thread(
                 training.train, request.recipe, run, base=base, progress=progress
             )
         row = await self._register(model)
         return {"model": row.id, "parameters": row.parameters, "metrics": row.metrics}
+
+    async def import_model(self, request: ImportRequest) -> ModelRow:
+        """Register the model of a run that was trained elsewhere; its files are copied.
+
+        Raises:
+            InvalidSettingError: the directory is not below a root.
+            NotFoundError: there is no model in it.
+            StateCorruptError: its files are damaged.
+        """
+        folder = self._roots.path(request.directory)
+        own = folder / "model"
+        model = await asyncio.to_thread(TrainedModel.load, own if own.is_dir() else folder)
+        recipes.check(model.info.recipe)
+        return await self._register(model)
 
     async def slice(self, request: SliceRequest, progress: Progress) -> Result:
         """Make the slices of a model; a release signs them later."""

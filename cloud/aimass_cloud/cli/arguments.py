@@ -3,6 +3,8 @@
 import argparse
 from typing import Protocol
 
+from aimass_cloud.recipes import FLAGSHIP
+
 DESCRIPTION = """\
 Edge-cloud federated deployment of industrial AI: train, federate, slice, roll out, infer, hand off.
 
@@ -13,9 +15,22 @@ examples:
 """
 
 TRAIN = """\
+With --out the training runs here, needs no coordinator, and keeps all of it in that directory;
+under `torchrun` several processes share it. Without, it is a job of the coordinator, which gets the
+model. docs/training.md has all settings.
+
 examples:
-  aimass round statistics              let the sites send their moment matrices
-  aimass train --base RUN --seed 7     train on the shipped data over that base
+  aimass train --out runs/first                                the shipped data, here
+  aimass train image --data pictures/ --config run.toml --out runs/steel
+  aimass train --out runs/first --resume                       go on after an interruption
+  aimass train sensor-graph --set steps=500 --set optimizer.rate=3e-3
+  aimass round statistics                                      sites send their moment matrices
+  aimass train --base RUN --seed 7                             train over that base
+"""
+
+RECIPE = """\
+examples:
+  aimass recipe list                   what can be trained, on which data, in which sizes
 """
 
 SLICE = """\
@@ -57,6 +72,7 @@ MODEL = """\
 examples:
   aimass model list
   aimass model show MODEL --json
+  aimass model import runs/first       a model that `aimass train --out` made
 """
 
 KEY = """\
@@ -66,7 +82,7 @@ examples:
   aimass key revoke ID
 """
 
-VERBS = (RELEASE, ROLLOUT, DEVICE, ROUND, MODEL, KEY)
+VERBS = (RELEASE, ROLLOUT, DEVICE, ROUND, MODEL, KEY, RECIPE)
 
 
 class _Commands(Protocol):
@@ -167,9 +183,15 @@ def _add_training(commands: _Commands) -> None:
         epilog=TRAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--recipe", default="tep", help="what to train (tep)")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("recipe", nargs="?", help="what to train (sensor-graph)")
+    train.add_argument("--data", help="file, folder or s3://... with data; those that ship if none")
+    train.add_argument("--config", help="TOML file with settings of the run")
+    train.add_argument("--set", action="append", metavar="KEY=VALUE", help="one setting")
+    train.add_argument("--seed", type=int, help="the same seed gives the same model (0)")
+    train.add_argument("--size", choices=("tiny", "base", "large", "xl"), help="of the network")
     train.add_argument("--base", default="", help="statistics run whose moments give the base")
+    train.add_argument("--out", metavar="DIRECTORY", help="train here, into this directory")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.set_defaults(call="train")
     cut = commands.add_parser(
         "slice",
@@ -220,7 +242,7 @@ def _add_device(commands: _Commands) -> None:
 def _add_round(commands: _Commands) -> None:
     verbs = _group(commands, "round", "Federated rounds over the sites.", examples=ROUND)
     statistics = _verb(verbs, "statistics", "Sum the sites' moments.", verb="round-statistics")
-    statistics.add_argument("--recipe", default="tep")
+    statistics.add_argument("--recipe", default=FLAGSHIP)
     statistics.add_argument("--deadline", type=float, default=60.0, help="seconds to wait (60)")
     train = _verb(verbs, "train", "Train a model on the sites' windows.", verb="round-train")
     train.add_argument("--model", required=True)
@@ -239,6 +261,21 @@ def _add_model(commands: _Commands) -> None:
     _verb(verbs, "list", "All models.", verb="model-list")
     show = _verb(verbs, "show", "One model with its metrics.", verb="model-show")
     show.add_argument("model")
+    take = _verb(verbs, "import", "Register a model that was trained here.", verb="model-import")
+    take.add_argument("directory", help="of a run, where the coordinator can read it")
+
+
+def _add_recipe(commands: _Commands) -> None:
+    verbs = _group(commands, "recipe", "What can be trained.", examples=RECIPE)
+    listing = verbs.add_parser(
+        "list",
+        help="All recipes of this installation.",
+        description="All recipes of this installation.",
+        epilog=RECIPE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    listing.set_defaults(call="recipe-list")
 
 
 def _add_key(commands: _Commands) -> None:
@@ -268,6 +305,7 @@ def parser() -> argparse.ArgumentParser:
         _add_device,
         _add_round,
         _add_model,
+        _add_recipe,
         _add_key,
     ):
         add(commands)

@@ -6,13 +6,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from aimass_cloud.admin import Admin, Watch, segment
+from aimass_cloud.cli.training import import_request, train_request
 
 Command = Callable[[Admin, argparse.Namespace, Watch], Awaitable[Any]]
 
 
 async def _train(admin: Admin, args: argparse.Namespace, watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
-    body = {"recipe": args.recipe, "seed": args.seed, "base": args.base}
-    return await admin.wait(await admin.start("train", body), watch)
+    return await admin.wait(await admin.start("train", train_request(args)), watch)
 
 
 async def _slice(admin: Admin, args: argparse.Namespace, watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
@@ -51,6 +51,10 @@ async def _round_train(admin: Admin, args: argparse.Namespace, watch: Watch) -> 
     return await admin.wait(await admin.start("rounds", body), watch)
 
 
+async def _import(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
+    return await admin.call("POST", "/api/v1/models/import", import_request(args))
+
+
 async def _key_create(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
     return await admin.call("POST", "/api/v1/keys", {"name": args.name, "scopes": args.scope})
 
@@ -87,6 +91,7 @@ COMMANDS: dict[str, Command] = {
     "round-list": _rounds,
     "model-list": _call("GET", "models"),
     "model-show": _call("GET", "models", "model"),
+    "model-import": _import,
     "key-create": _key_create,
     "key-list": _call("GET", "keys"),
     "key-revoke": _call("DELETE", "keys", "id"),

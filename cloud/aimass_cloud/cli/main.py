@@ -11,6 +11,7 @@ from aimass_cloud.admin import Admin
 from aimass_cloud.cli.arguments import parser
 from aimass_cloud.cli.commands import COLUMNS, COMMANDS
 from aimass_cloud.cli.output import ProgressLine, show
+from aimass_cloud.cli.training import carry_out, is_local
 from aimass_cloud.config import CloudSettings
 from aimass_shared.errors import AimassError, UnauthenticatedError
 from aimass_shared.settings import load
@@ -39,6 +40,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _serve(args)
     if args.call == "demo":
         return _demo(args)
+    if is_local(args):
+        return carry_out(args)
     answer = asyncio.run(_call(args))
     show(answer, json=args.json, columns=COLUMNS.get(args.call, ()))
     return FAILED if isinstance(answer, dict) and answer.get("state") == "failed" else 0

@@ -134,7 +134,7 @@ class _Training:
     def kept(self, place: RunDirectory, *, resume: bool) -> TrainedModel:
         """Train with all processes, into a directory; one that is finished is read."""
         if self.world.leads:
-            place.begin(self.plan.name, self.run, resume=resume)
+            place.check(self.plan.name, self.run, resume=resume)
         if not self.world.told(place.finished):
             task, best = self._trained()
             if self.world.leads:
@@ -145,6 +145,8 @@ class _Training:
     def _trained(self) -> tuple[Task, Trained]:
         self.progress(0.0, "reading data")
         task = self.plan.open(self.run, self.base)
+        if self.place is not None and self.world.leads:
+            self.place.begin(self.plan.name, self.run)
         trainer = Trainer(task, self.run, world=self.world, directory=self.place)
         return task, trainer.train(self.progress)
 

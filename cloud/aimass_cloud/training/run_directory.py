@@ -26,7 +26,7 @@ from aimass_cloud.recipes.run import RunSettings
 from aimass_cloud.training.checkpoints import Checkpoints
 from aimass_cloud.training.history import Row
 from aimass_cloud.training.plots import plotted
-from aimass_shared.errors import ConflictError, NotFoundError, StateCorruptError
+from aimass_shared.errors import ConflictError, StateCorruptError
 
 RUN, SETTINGS = "run.json", "run.toml"
 METRICS, TABLE = "metrics.json", "metrics.parquet"
@@ -56,38 +56,33 @@ class RunDirectory:
         """Whether the model is there, whole."""
         return (self.model / INFO).is_file()
 
-    def begin(self, recipe: str, settings: RunSettings, *, resume: bool) -> None:
-        """Take the directory for a run, or for going on with the run that is in it.
+    def check(self, recipe: str, settings: RunSettings, *, resume: bool) -> None:
+        """That the directory is free for a run, or holds the one that is to go on.
 
         Raises:
             ConflictError: there is a run and it is not to be resumed, or it was asked otherwise.
-            StorageError: the disk refuses.
+            StateCorruptError: there is one whose description is damaged.
         """
-        old = self._run()
+        old = self.found()
         if old is not None and not resume:
             raise ConflictError(
                 f"{self.path} holds a run: --resume goes on with it; else name another directory"
             )
         if old is not None:
             _check_same(old, recipe, settings)
+
+    def begin(self, recipe: str, settings: RunSettings) -> None:
+        """Take the directory for a run, or for going on with the one that is in it.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
         versions = {name: metadata.version(name) for name in PACKAGES}
         run = Run(recipe, settings, {"python": platform.python_version(), **versions})
         with refused(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / SETTINGS, as_toml(msgspec.to_builtins(settings)).encode())
         write_whole(self.path / RUN, _json(run))
-
-    def asked(self) -> Run:
-        """What the run in this directory was asked.
-
-        Raises:
-            NotFoundError: there is none.
-            StateCorruptError: its description is damaged.
-        """
-        run = self._run()
-        if run is None:
-            raise NotFoundError(f"{self.path} holds no run: leave --resume out to begin one")
-        return run
 
     def record(self, rows: Sequence[Row], model: TrainedModel | None = None) -> None:
         """Write how the training went so far; figures when there is a model."""
@@ -113,7 +108,12 @@ class RunDirectory:
         """Pictures of a finished run."""
         return sorted((self.path / "plots").glob("*.png"))
 
-    def _run(self) -> Run | None:
+    def found(self) -> Run | None:
+        """What the run in this directory was asked, None where there is no run.
+
+        Raises:
+            StateCorruptError: its description is damaged.
+        """
         try:
             return msgspec.json.decode((self.path / RUN).read_bytes(), type=Run)
         except FileNotFoundError:

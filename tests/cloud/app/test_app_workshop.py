@@ -1,16 +1,39 @@
 """Long work that cannot be done: each job ends with one clear line and a code."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 
 from aimass_cloud.admin import Admin, ApiError
 from aimass_cloud.app.coordinator import Coordinator
+from aimass_cloud.models.contract import contract_for
+from aimass_cloud.models.samples import Part, Samples
+from aimass_cloud.models.trained import ModelInfo, TrainedModel
 from aimass_cloud.registry import NewModel
+from aimass_shared.manifest import Sensor
+
+PART = Part({"values": np.zeros((2, 12, 1), np.float32)}, {})
+MODEL = TrainedModel(
+    ModelInfo(
+        "tiny-1",
+        "sensor-graph",
+        "",
+        0,
+        {},
+        contract_for("tiny", (Sensor("a", "%", "continuous"),), step_ms=1, window=12, horizon=3),
+        {"val_mse": 0.5},
+        1,
+    ),
+    {"w": np.ones(1, np.float32)},
+    {},
+    Samples(PART, PART, {}),
+)
 
 NO_TORCH = """
 import sys
@@ -42,7 +65,7 @@ async def test_rounds_need_devices(admin: httpx.AsyncClient) -> None:
     ("kind", "body", "hint"),
     [
         ("slice", {"model": "m"}, "no model 'm'"),
-        ("train", {"recipe": "bread"}, "no recipe 'bread'; there are: tep"),
+        ("train", {"recipe": "bread"}, "no recipe 'bread'; there are: sensor-graph"),
         ("train", {"base": "stat-0"}, "no statistics run 'stat-0'"),
         ("rounds", {"kind": "train", "model": "m"}, "no model 'm'"),
         ("rounds", {"kind": "statistics", "recipe": "bread"}, "no recipe 'bread'"),
@@ -59,6 +82,51 @@ async def test_what_is_not_there_is_named(
 async def test_a_base_cannot_leave_its_directory(admin: httpx.AsyncClient) -> None:
     said = await _fails(admin, "train", {"base": "../keys/root"})
     assert said.endswith(" [malformed-message]")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "hint"),
+    [
+        ({"data": "/etc"}, "invalid-setting", "training.data_roots"),
+        ({"data": "/etc"}, "invalid-setting", "aimass train --data PATH --out DIRECTORY"),
+        ({"config": {"data": "s3://bucket/x"}}, "invalid-setting", "s3://bucket/x is not below"),
+        ({"config": {"step": 3}}, "unknown-setting", "did you mean `steps`"),
+        ({"config": {"optimizer": {"rate": 0}}}, "invalid-setting", "`optimizer.rate`"),
+        ({"size": "huge"}, "invalid-setting", "one of 'tiny', 'base', 'large', 'xl'"),
+    ],
+)
+async def test_a_training_that_may_not_be_is_refused(
+    admin: httpx.AsyncClient, body: dict[str, object], code: str, hint: str
+) -> None:
+    said = await _fails(admin, "train", body)
+    assert hint in said
+    assert said.endswith(f" [{code}]")
+
+
+async def test_a_field_of_a_wrong_type_is_the_callers_mistake(admin: httpx.AsyncClient) -> None:
+    for body in ({"data": 3}, {"seed": "x"}, {"config": 1}):
+        assert (await admin.post("/api/v1/jobs/train", json=body)).status_code == 400
+
+
+async def test_a_model_trained_elsewhere_is_registered(
+    admin: httpx.AsyncClient, data: Path, tmp_path: Path
+) -> None:
+    run = data / "data" / "run"
+    MODEL.save(run / "model")
+    client = Admin(admin)
+    row = await client.call("POST", "/api/v1/models/import", {"directory": str(run)})
+    assert (row["recipe"], row["parameters"]) == ("sensor-graph", 1)
+    shutil.rmtree(run)
+    shown = await client.call("GET", f"/api/v1/models/{row['id']}")
+    assert shown["metrics"] == {"val_mse": 0.5}
+    for directory, code in (
+        (run, "not-found"),
+        (tmp_path, "invalid-setting"),
+        ("", "invalid-setting"),
+    ):
+        with pytest.raises(ApiError) as caught:
+            await client.call("POST", "/api/v1/models/import", {"directory": str(directory)})
+        assert caught.value.code == code
 
 
 async def test_a_model_whose_files_are_gone_or_damaged(

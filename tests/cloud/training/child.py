@@ -115,7 +115,8 @@ def trained(
     torch.manual_seed(run.seed)
     place = None if directory is None else RunDirectory(directory)
     if place is not None and (world is None or world.leads):
-        place.begin("tiny", run, resume=True)
+        place.check("tiny", run, resume=True)
+        place.begin("tiny", run)
     return Trainer(task or TinyTask(), run, world=world, directory=place).train(lambda *_: None)
 
 

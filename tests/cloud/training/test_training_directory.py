@@ -16,7 +16,6 @@ from aimass_cloud.training.run_directory import RunDirectory, as_toml
 from aimass_shared.errors import (
     ConflictError,
     InvalidSettingError,
-    NotFoundError,
     StateCorruptError,
     UnknownSettingError,
 )
@@ -69,30 +68,33 @@ def test_a_wrong_setting_is_one_line_that_helps(
 
 def test_a_directory_with_a_run_is_not_taken_by_another(tmp_path: Path) -> None:
     place, run = RunDirectory(tmp_path), RunSettings(seed=1)
-    with pytest.raises(NotFoundError, match="holds no run"):
-        place.asked()
-    place.begin("tiny", run, resume=False)
+    assert place.found() is None
+    place.check("tiny", run, resume=False)
+    place.begin("tiny", run)
     with pytest.raises(ConflictError, match="--resume goes on with it"):
-        place.begin("tiny", run, resume=False)
+        place.check("tiny", run, resume=False)
     with pytest.raises(ConflictError, match="not of other"):
-        place.begin("other", run, resume=True)
+        place.check("other", run, resume=True)
     with pytest.raises(ConflictError, match="another seed, steps"):
-        place.begin("tiny", replace(run, seed=2, steps=9), resume=True)
+        place.check("tiny", replace(run, seed=2, steps=9), resume=True)
 
 
 def test_a_resumed_run_may_compute_elsewhere(tmp_path: Path) -> None:
     place, run = RunDirectory(tmp_path), RunSettings(seed=1)
-    place.begin("tiny", run, resume=False)
+    place.begin("tiny", run)
     moved = replace(run, distributed="fsdp", device="cpu", data="elsewhere")
-    place.begin("tiny", moved, resume=True)
-    assert place.asked().settings == moved
-    assert place.asked().versions.keys() > {"python", "torch", "aimass"}
+    place.check("tiny", moved, resume=True)
+    place.begin("tiny", moved)
+    found = place.found()
+    assert found is not None
+    assert found.settings == moved
+    assert found.versions.keys() > {"python", "torch", "aimass"}
 
 
 def test_a_damaged_description_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(StateCorruptError, match=r"run\.json"):
-        RunDirectory(tmp_path).asked()
+        RunDirectory(tmp_path).found()
 
 
 def test_metrics_are_there_for_people_and_for_programs(child: ModuleType, tmp_path: Path) -> None:

@@ -86,5 +86,5 @@ def test_checkpoints_that_are_all_damaged_are_an_error(child: ModuleType, tmp_pa
 def test_a_run_without_checkpoints_begins_at_the_beginning(
     child: ModuleType, tmp_path: Path
 ) -> None:
-    RunDirectory(tmp_path).begin("tiny", child.RUN, resume=True)
+    RunDirectory(tmp_path).begin("tiny", child.RUN)
     assert child.trained(child.RUN, tmp_path).rows[0].step == 0
