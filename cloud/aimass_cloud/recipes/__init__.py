@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["PlantData", "ShippedPlant", "check", "find", "names"]
 
 FLAGSHIP = "sensor-graph"
-_MODULES = {FLAGSHIP: "sensor_graph", "image": "image"}
+_MODULES = {
+    FLAGSHIP: "sensor_graph",
+    "image": "image",
+    "text-match": "text_match",
+    "recommend": "recommend",
+}
 
 
 def names() -> tuple[str, ...]:
