@@ -3,6 +3,8 @@
 * `CLASSIFIER`: an 8 x 8 picture -> which third of it is the brightest, as probabilities and number.
 * `MATCHER`: two texts -> how many of their known words they share.
 * `RANKER`: the items of the past, oldest first -> the two that come next, in a circle.
+
+`BRITTLE` is a classifier that proves itself on one picture and fails on two.
 """
 
 import hashlib
@@ -138,7 +140,9 @@ def _node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeP
     return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 
 
-def _classifier() -> Tiny:
+def _classifier(*, brittle: bool = False) -> Tiny:
+    rows = slice(1) if brittle else slice(2)
+    flat = _node("Reshape", "image one", "flat") if brittle else _node("Flatten", "image", "flat")
     thirds = np.zeros((64, 3), np.float32)
     for place in range(64):
         thirds[place, min(2, place % 8 // 3)] = 1.0
@@ -159,18 +163,18 @@ def _classifier() -> Tiny:
         ),
         Graph(
             [
-                _node("Flatten", "image", "flat"),
+                flat,
                 _node("MatMul", "flat thirds", "logits"),
                 _node("Softmax", "logits", "probability", axis=1),
                 _node("ArgMax", "logits", "label", axis=1, keepdims=0),
             ],
-            {"thirds": thirds},
+            {"thirds": thirds, "one": np.array([1, 64])},
             broken={"thirds": thirds[:, [1, 2, 0]]},
         ),
-        asked={"image": pictures},
+        asked={"image": pictures[rows]},
         answer={
-            "probability": np.array([[low, high, low], [low, low, high]], np.float32),
-            "label": np.array([1, 2]),
+            "probability": np.array([[low, high, low], [low, low, high]], np.float32)[rows],
+            "label": np.array([1, 2])[rows],
         },
     )
 
@@ -244,6 +248,7 @@ def _ranker() -> Tiny:
 
 
 CLASSIFIER, MATCHER, RANKER = _classifier(), _matcher(), _ranker()
+BRITTLE = _classifier(brittle=True)
 ALL = (CLASSIFIER, MATCHER, RANKER)
 
 

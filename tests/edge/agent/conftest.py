@@ -5,12 +5,15 @@ Only the way over the network is cut out of the updater: a release is what `shel
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
+from tests.tiny_models import Tiny
 
 from aimass_edge.agent.agent import Runner
 from aimass_edge.agent.desired import DesiredState
@@ -81,6 +84,13 @@ class Shelf:
         manifest = Manifest(release, "tiny", CONTRACT, (entry,), created=1)
         self.releases[release] = bundle_of(ref_of(release), encode(manifest)), entry
 
+    def put_tiny(self, release: str, tiny: Tiny) -> None:
+        """A release of a model that takes requests only."""
+        tiny.write(self.folder / release)
+        entry = tiny.entry()
+        manifest = tiny.manifest(release, entry)
+        self.releases[release] = bundle_of(ref_of(release), encode(manifest)), entry
+
     def _file(self, folder: Path, role: Role) -> FileRef:
         path = next(folder.glob(f"{role}.*"))
         body = path.read_bytes()
@@ -120,9 +130,9 @@ class ShelfUpdater(Updater):
 class Device:
     """One life of the agent's desired-state loop; another one on the same folder is a restart."""
 
-    def __init__(self, folder: Path, shelf: Shelf) -> None:
+    def __init__(self, folder: Path, shelf: Shelf, trial_s: float) -> None:
         folder.mkdir(exist_ok=True)
-        settings = EdgeSettings(update=UpdateSettings(trial_predictions=TRIAL))
+        settings = EdgeSettings(update=UpdateSettings(trial_predictions=TRIAL, trial_s=trial_s))
         self.slots = Slots(folder / "models")
         self.predictor = Predictor(BoardSettings(), CapacitySettings())
         self.reports: list[Reported] = []
@@ -157,10 +167,28 @@ def contract() -> Contract:
 
 
 @pytest.fixture
+def live(make_device: Callable[..., Device]) -> Callable[..., AbstractAsyncContextManager[Device]]:
+    """One life of a device: its loops run until the block ends."""
+
+    @asynccontextmanager
+    async def alive(**settings: float) -> AsyncIterator[Device]:
+        device = make_device(**settings)
+        async with device.predictor:
+            await device.wishes.start()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(device.wishes.run)
+                tasks.start_soon(device.wishes.watch_trial)
+                yield device
+                tasks.cancel_scope.cancel()
+
+    return alive
+
+
+@pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path / "shelf")
 
 
 @pytest.fixture
-def make_device(tmp_path: Path, shelf: Shelf) -> Callable[[], Device]:
-    return lambda: Device(tmp_path / "device", shelf)
+def make_device(tmp_path: Path, shelf: Shelf) -> Callable[..., Device]:
+    return lambda trial_s=600.0: Device(tmp_path / "device", shelf, trial_s)

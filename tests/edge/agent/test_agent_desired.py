@@ -1,8 +1,8 @@
 """Desired states: the newest wins, trials end in a commit or a way back, nothing ends the loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from aimass_shared.windows import Window
 Until = Callable[..., Awaitable[None]]
 Device = Any  # of conftest.py, which pytest loads without a name to import it by
 Shelf = Any
-Live = Callable[[], AbstractAsyncContextManager[Device]]
+Live = Callable[..., AbstractAsyncContextManager[Device]]
 SENSORS = ("A", "B", "C")
 
 
@@ -36,24 +36,6 @@ SENSORS = ("A", "B", "C")
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_S", 0.05)
     monkeypatch.setattr(module, "WATCH_S", 0.02)
-
-
-@pytest.fixture
-def live(make_device: Callable[[], Device]) -> Live:
-    """One life of a device: its loops run until the block ends."""
-
-    @asynccontextmanager
-    async def alive() -> AsyncIterator[Device]:
-        device = make_device()
-        async with device.predictor:
-            await device.wishes.start()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(device.wishes.run)
-                tasks.start_soon(device.wishes.watch_trial)
-                yield device
-                tasks.cancel_scope.cancel()
-
-    return alive
 
 
 async def predict(device: Device, count: int = 1) -> None:

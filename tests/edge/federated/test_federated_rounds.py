@@ -30,6 +30,7 @@ from aimass_shared.errors import (
     BadDigestError,
     BodyTooLargeError,
     CloudUnavailableError,
+    ConflictError,
     DownloadFailedError,
     ForbiddenError,
     NotFoundError,
@@ -187,6 +188,17 @@ async def test_a_training_round_leaves_a_change_of_the_trained_parameters(
     assert list(update.arrays) == ["level.weight"]
     assert (update.arrays["level.weight"] > 0).all()
     assert set(server.tokens) == {"Bearer secret"}
+
+
+async def test_a_round_without_sensors_is_declined_before_anything_is_fetched(
+    server: BlobServer, active: ActiveSlice, board: Callable[[], BoardSettings]
+) -> None:
+    async with client(server.url) as blobs:
+        asked = msgspec.structs.replace(task(server), sensors=(), step_ms=0)
+        reply = await rounds(blobs, GradientTrainer(lambda: active, board())).answer(asked)
+    assert (reply.ok, reply.code) == (False, ConflictError.code)
+    assert "a model that takes requests only is not trained on devices" in reply.why
+    assert not server.tokens
 
 
 async def test_the_round_says_how_its_update_travels(

@@ -168,6 +168,9 @@ def test_without_a_usable_slice_nothing_trains(
     bad = msgspec.structs.replace(active, train=tmp_path / "bad.onnx")
     with pytest.raises(ModelLoadFailedError):
         GradientTrainer(lambda: bad, board()).train(job(site(9)))
+    fixed = msgspec.structs.replace(active, train=None)
+    with pytest.raises(ConflictError, match="toy was released without a gradient step"):
+        GradientTrainer(lambda: fixed, board()).train(job(site(9)))
 
 
 def test_training_stops_within_a_step_of_its_deadline(active: ActiveSlice, board: Board) -> None:

@@ -52,9 +52,7 @@ def test_what_fails_the_trial_is_closed(contract: Contract, make_pace: Make, fil
     assert pace.closed == [DATA / file]
 
 
-def test_a_model_that_keeps_its_promise_but_does_not_run_is_refused(
-    contract: Contract, make_pace: Make
-) -> None:
+def test_a_model_that_keeps_its_promise_but_does_not_run_is_refused(make_pace: Make) -> None:
     session = open_session(DATA / "fails.onnx", BOARD)
     promised = Contract("any", session.inputs, session.outputs)
     with pytest.raises(ModelLoadFailedError, match="does not run"):
