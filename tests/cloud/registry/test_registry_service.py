@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.tiny_models import ALL, NAMES, RANKER, SPEC, Tiny, name_of
 
 from aimass_cloud.registry import NewModel, Registry
 from aimass_cloud.store import Blobs
@@ -18,6 +19,7 @@ from aimass_shared.errors import (
     UnfitReleaseError,
 )
 from aimass_shared.manifest import Contract, SliceArtifact
+from aimass_shared.slices import SliceCost
 
 
 def read(path: str) -> bytes:
@@ -87,6 +89,55 @@ async def test_slices_are_remembered_until_they_are_released(
     await registry.save_slices(model.id, contract, artifacts)
     row = await registry.release_slices(model.id, "stable")
     assert len(manifests.decode(row.manifest).slices) == len(artifacts)
+
+
+def artifact_of(tiny: Tiny, folder: Path) -> SliceArtifact:
+    tiny.write(folder)
+    files = tuple((role, str(folder / NAMES[role])) for role in tiny.contents)
+    return SliceArtifact(SPEC, SliceCost(100, 20, 1.0, 0.5), files, 0.01)
+
+
+@pytest.mark.parametrize("tiny", ALL, ids=name_of)
+async def test_a_slice_of_any_task_is_released_with_all_its_files(
+    registry: Registry, blobs: Blobs, tmp_path: Path, tiny: Tiny
+) -> None:
+    model = await add(registry, tmp_path)
+    artifact = artifact_of(tiny, tmp_path / "slice")
+    await registry.save_slices(model.id, tiny.contract, [artifact])
+    row = await registry.release_slices(model.id, "stable")
+    manifest = manifests.decode(row.manifest)
+    assert manifest.contract == tiny.contract
+    for role, body in tiny.contents.items():
+        assert blobs.path(manifest.slices[0].file(role).sha256).read_bytes() == body
+
+
+async def test_a_slice_of_texts_is_not_released_without_a_vocabulary_that_can_be_used(
+    registry: Registry, tmp_path: Path
+) -> None:
+    model = await add(registry, tmp_path)
+    whole = artifact_of(RANKER, tmp_path / "slice")
+    path = tmp_path / "slice" / "vocabulary.json"
+    bare = msgspec.structs.replace(whole, files=whole.files[:2])
+    with pytest.raises(RequestError, match="one each of model, selftest, vocabulary"):
+        await registry.create_release(model.id, RANKER.contract, [bare], channel="stable")
+    path.write_bytes(b'{"kind": "items"}')
+    with pytest.raises(RequestError, match="vocabulary does not decode"):
+        await registry.create_release(model.id, RANKER.contract, [whole], channel="stable")
+    path.unlink()
+    with pytest.raises(RequestError, match="is gone"):
+        await registry.save_slices(model.id, RANKER.contract, [whole])
+    assert not await registry.releases()
+
+
+async def test_slices_of_another_version_are_told(
+    registry: Registry, contract: Contract, artifacts: list[SliceArtifact], tmp_path: Path
+) -> None:
+    model = await add(registry, tmp_path)
+    await registry.save_slices(model.id, contract, artifacts)
+    path = Path(model.directory) / "slices.json"
+    path.write_bytes(path.read_bytes().replace(b"val_error", b"val_mse"))
+    with pytest.raises(ConflictError, match=r"of another version .* run `aimass slice"):
+        await registry.release_slices(model.id, "stable")
 
 
 async def test_what_is_no_release_leaves_no_trace(

@@ -211,6 +211,25 @@ async def test_a_failed_run_fails_its_callers_and_no_others(
     assert (await _ask(batcher, 1)).outputs["y"].tolist() == [[2.0, 2.0]]
 
 
+async def test_one_bad_input_costs_those_that_shared_its_run_nothing(
+    bench: Bench, until: Until
+) -> None:
+    batcher = bench.batcher()
+    first = await _hold(bench, batcher, until)
+    others = [_ask(batcher, value) for value in (1, -1, 2)]
+    await until(lambda: batcher.waiting == 3)
+    bench.engine.gate.set()
+    await first
+    good, bad, better = await asyncio.gather(*others, return_exceptions=True)
+    assert isinstance(good, Done)
+    assert isinstance(better, Done)
+    assert good.outputs["y"].tolist() == [[2.0, 2.0]]
+    assert better.outputs["y"].tolist() == [[3.0, 3.0]]
+    assert isinstance(bad, ModelError)
+    assert bench.engine.batches == [1, 3, 1, 1, 1]
+    assert (await _ask(batcher, 5)).batch == 1
+
+
 async def test_small_runs_stay_on_the_loop_and_larger_ones_leave_it(bench: Bench) -> None:
     bench.times.add(1, 0.00001)
     await _ask(bench.batcher(), 1)
