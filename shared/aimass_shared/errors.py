@@ -197,7 +197,7 @@ class ReleaseRollbackError(TrustError):
 
 
 class SelfTestFailedError(TrustError):
-    """A slice whose outputs differ from the self-test vectors by more than the tolerance."""
+    """A slice whose outputs differ from the self-test vectors: floats beyond the tolerance."""
 
     code = "self-test-failed"
 
@@ -267,7 +267,7 @@ class ModelError(AimassError):
 
 
 class ModelLoadFailedError(ModelError):
-    """A runtime refused the model file."""
+    """A runtime refused the model file, or its vocabulary or contract does not fit it."""
 
     code = "model-load-failed"
 
