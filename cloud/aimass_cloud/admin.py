@@ -90,6 +90,26 @@ class Admin:
                 " is the URL right?"
             ) from error
 
+    async def fetch(self, path: str) -> bytes:
+        """A file that the coordinator makes.
+
+        Raises:
+            ApiError: the coordinator answered an error.
+            CloudUnavailableError: it did not answer, or what did is no coordinator.
+        """
+        where = self._client.base_url
+        try:
+            response = await self._client.get(path)
+            if response.is_success:
+                return response.content
+            raise _api_error(response.status_code, response.json())
+        except httpx.HTTPError as error:
+            raise CloudUnavailableError(
+                f"no answer from {where} ({_reason(error)}): is `aimass serve` running?"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CloudUnavailableError(f"{where} does not answer as a coordinator does") from error
+
     async def ready(self) -> bool:
         """Whether the coordinator answers and all its parts run."""
         try:

@@ -5,9 +5,10 @@ from http import HTTPStatus
 import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody
+from litestar.params import FromPath, JSONBody
 
 from aimass_cloud.access import requires
+from aimass_cloud.app.explanations import ExplainRequest, Explanation, explained
 from aimass_cloud.app.workshop import (
     ImportRequest,
     RoundsRequest,
@@ -17,6 +18,7 @@ from aimass_cloud.app.workshop import (
 )
 from aimass_cloud.bridge import Bridge
 from aimass_cloud.jobs import Jobs
+from aimass_cloud.registry import Registry
 from aimass_cloud.registry.api import ModelView
 
 
@@ -83,6 +85,14 @@ async def import_model(
 ) -> ModelView:
     """Register the model of a run that was trained elsewhere."""
     return ModelView.of(await workshop.import_model(data))
+
+
+@post("/api/v1/models/{model:str}/explain", guards=[requires("model:read")], tags=["models"])
+async def explain_model(
+    registry: NamedDependency[Registry], model: FromPath[str], data: JSONBody[ExplainRequest]
+) -> Explanation:
+    """Explain an answer of the full model by its gradients or its graph, and say what it cost."""
+    return await explained(registry, model, data)
 
 
 @get("/health/live", tags=["health"])

@@ -16,7 +16,7 @@ from aimass_cloud.access import (
     authorize_scope,
     requires,
 )
-from aimass_cloud.app.api import WorkController, import_model, live, ready
+from aimass_cloud.app.api import WorkController, explain_model, import_model, live, ready
 from aimass_cloud.app.coordinator import Coordinator
 from aimass_cloud.federation.api import RoundsController
 from aimass_cloud.fleet import EnrollController, FleetController, get_ca
@@ -56,6 +56,7 @@ def make_app(coordinator: Coordinator) -> Litestar:
             FleetController,
             KeysController,
             WorkController,
+            explain_model,
             import_model,
             jobs_router(requires("model:read")),
             ModelsController,

@@ -84,6 +84,7 @@ class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """`POST /api/v1/jobs/rounds`: statistics of a recipe's sensors, or training of a model.
 
     `run` goes on with a training run that was interrupted, from its last checkpoint; "" begins one.
+    `inbox` is that of a learner (`aimass learn`), below a root: it gets what the sites changed.
     """
 
     kind: Literal["statistics", "train"]
@@ -95,6 +96,7 @@ class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     seed: Seed = 0
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
     run: str = ""
+    inbox: str = ""
 
 
 class ListsDevices(Protocol):
@@ -207,6 +209,7 @@ class Workshop:
         row = await self._registry.model(request.model)
         model = await asyncio.to_thread(_load, row)
         training = await _needs_torch(_import_training)
+        inbox = self._roots.path(request.inbox) if request.inbox else None
         plan = TrainingPlan(
             run=request.run or _new_run("fl"),
             model=row.id,
@@ -231,6 +234,8 @@ class Workshop:
             evaluate=evaluate,
             progress=progress,
         )
+        if inbox is not None:
+            await asyncio.to_thread(_drop, inbox, plan.run, model, result.arrays)
         child = await asyncio.to_thread(training.with_weights, model, result.arrays)
         new = await self._register(child, parent=row.id)
         rounds = [_round(record) for record in result.records]
@@ -286,6 +291,16 @@ def _new_run(prefix: str) -> str:
 
 def _load(row: ModelRow) -> TrainedModel:
     return TrainedModel.load(Path(row.directory))
+
+
+def _drop(inbox: Path, run: str, model: TrainedModel, arrays: Arrays) -> None:
+    """Hand what the sites changed to a learner."""
+    from aimass_cloud.training.incremental import Delta, Inbox  # noqa: PLC0415  torch is slow
+
+    place = Inbox(inbox)
+    place.open()
+    changed = {name: arrays[name] - array for name, array in model.weights.items()}
+    place.put(run, Delta(model.id, changed))
 
 
 def _describe(artifact: SliceArtifact) -> Result:

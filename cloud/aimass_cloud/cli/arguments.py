@@ -33,6 +33,12 @@ examples:
   aimass recipe list                   what can be trained, on which data, in which sizes
 """
 
+LEARN = """\
+examples:
+  aimass learn runs/first --dir north           put NAME.parquet into north/inbox
+  aimass learn runs/first --dir north --register --config policy.toml
+"""
+
 SLICE = """\
 examples:
   aimass slice MODEL                   widths 1.0, 0.5, 0.25; int8; checked against torch
@@ -73,6 +79,9 @@ examples:
   aimass model list
   aimass model show MODEL --json
   aimass model import runs/first       a model that `aimass train --out` made
+  aimass model graph MODEL --out graph.png      or .graphml, .json
+  aimass model explain MODEL --method integrated
+  aimass model explain MODEL --method edges --sensor XMEAS_09 --json
 """
 
 KEY = """\
@@ -193,6 +202,20 @@ def _add_training(commands: _Commands) -> None:
     train.add_argument("--out", metavar="DIRECTORY", help="train here, into this directory")
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.set_defaults(call="train")
+    learn = commands.add_parser(
+        "learn",
+        help="Let a model go on learning from a folder of arrivals.",
+        description="Let a model go on learning from a folder of arrivals, until stopped.",
+        parents=[_connection()],
+        epilog=LEARN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    learn.add_argument("model", help="directory of a run, or of a model")
+    learn.add_argument("--dir", required=True, help="shards and updates arrive in its inbox/")
+    learn.add_argument("--config", help="TOML file with the policy (docs/training.md)")
+    learn.add_argument("--register", action="store_true", help="tell the coordinator of candidates")
+    learn.add_argument("--turns", type=int, default=0, help="stop after so many looks (no end)")
+    learn.set_defaults(call="learn")
     cut = commands.add_parser(
         "slice",
         help="Export, quantize and check the slices of a model.",
@@ -252,6 +275,7 @@ def _add_round(commands: _Commands) -> None:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--run", default="", help="go on with this run after an interruption")
     train.add_argument("--deadline", type=float, default=60.0, help="seconds a round (60)")
+    train.add_argument("--inbox", default="", help="of a learner that gets the changes as well")
     listing = _verb(verbs, "list", "Finished rounds.", verb="round-list")
     listing.add_argument("--run", default="")
 
@@ -263,6 +287,16 @@ def _add_model(commands: _Commands) -> None:
     show.add_argument("model")
     take = _verb(verbs, "import", "Register a model that was trained here.", verb="model-import")
     take.add_argument("directory", help="of a run, where the coordinator can read it")
+    graph = _verb(verbs, "graph", "The graph that a model learned.", verb="model-graph")
+    graph.add_argument("model")
+    graph.add_argument("--out", help="file to write: .png, .graphml or .json")
+    why = _verb(verbs, "explain", "What made an answer, and its cost.", verb="model-explain")
+    why.add_argument("model")
+    why.add_argument("--method", choices=("gradient", "integrated", "edges"), default="gradient")
+    why.add_argument("--inputs", help="JSON file of one sample: nested lists by input name")
+    why.add_argument("--sample", type=int, default=0, help="or number of a self-test sample (0)")
+    why.add_argument("--output", default="", help="what is explained (the alarm's score)")
+    why.add_argument("--sensor", default="", help="with edges: of this sensor's forecast")
 
 
 def _add_recipe(commands: _Commands) -> None:

@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from aimass_cloud.admin import Admin, Watch, segment
+from aimass_cloud.cli import looking
 from aimass_cloud.cli.training import import_request, train_request
 
 Command = Callable[[Admin, argparse.Namespace, Watch], Awaitable[Any]]
@@ -47,6 +49,7 @@ async def _round_train(admin: Admin, args: argparse.Namespace, watch: Watch) -> 
         "seed": args.seed,
         "run": args.run,
         "deadline_s": args.deadline,
+        "inbox": str(Path(args.inbox).absolute()) if args.inbox else "",  # noqa: ASYNC240  no I/O
     }
     return await admin.wait(await admin.start("rounds", body), watch)
 
@@ -92,6 +95,8 @@ COMMANDS: dict[str, Command] = {
     "model-list": _call("GET", "models"),
     "model-show": _call("GET", "models", "model"),
     "model-import": _import,
+    "model-graph": looking.graph,
+    "model-explain": looking.explain,
     "key-create": _key_create,
     "key-list": _call("GET", "keys"),
     "key-revoke": _call("DELETE", "keys", "id"),

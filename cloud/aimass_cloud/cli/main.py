@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from aimass_cloud.admin import Admin
 from aimass_cloud.cli.arguments import parser
 from aimass_cloud.cli.commands import COLUMNS, COMMANDS
+from aimass_cloud.cli.learning import learn
 from aimass_cloud.cli.output import ProgressLine, show
 from aimass_cloud.cli.training import carry_out, is_local
 from aimass_cloud.config import CloudSettings
-from aimass_shared.errors import AimassError, UnauthenticatedError
+from aimass_shared.errors import AimassError, MissingExtraError, UnauthenticatedError
 from aimass_shared.settings import load
 
 FAILED = 1
@@ -33,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # who read this has seen enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
 
 
 def _dispatch(args: argparse.Namespace) -> int:
@@ -40,6 +45,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _serve(args)
     if args.call == "demo":
         return _demo(args)
+    if args.call == "learn":
+        return _learn(args)
     if is_local(args):
         return carry_out(args)
     answer = asyncio.run(_call(args))
@@ -47,7 +54,21 @@ def _dispatch(args: argparse.Namespace) -> int:
     return FAILED if isinstance(answer, dict) and answer.get("state") == "failed" else 0
 
 
-async def _call(args: argparse.Namespace) -> object:
+def _learn(args: argparse.Namespace) -> int:
+    def register(directory: Path) -> str:
+        named = argparse.Namespace(**{**vars(args), "call": "model-import"})
+        named.directory = str(directory)
+        return str(dict(asyncio.run(_call(named)))["id"])
+
+    try:
+        return learn(args, register if args.register else None)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'this needs {error.name}: pip install "aimass[cloud,train]"'
+        ) from error
+
+
+async def _call(args: argparse.Namespace) -> Any:  # noqa: ANN401  JSON of any shape
     url = args.url or os.environ.get("AIMASS_URL", DEFAULT_URL)
     async with Admin.connect(url, _key(args), ca_file=args.ca) as admin:
         with ProgressLine(args.call, quiet=args.json) as line:

@@ -96,7 +96,7 @@ def test_an_update_of_sites_is_added_by_its_age_and_once(
     learner, _, _ = _learner(model, tmp_path)
     change = {name: np.ones_like(array) for name, array in model.weights.items()}
     inbox = Inbox(tmp_path / "inbox")
-    path = inbox.put("r1", Delta(model.id, 10, change))
+    path = inbox.put("r1", Delta(model.id, change))
     copy = shutil.copy(path, tmp_path / "copy")
     learner.turn()
     after = learner._objective.whole()
@@ -114,9 +114,9 @@ def test_updates_that_do_not_belong_are_refused(model: TrainedModel, tmp_path: P
     before = learner._objective.whole()
     inbox, zero = Inbox(tmp_path / "inbox"), {n: a * 0 for n, a in model.weights.items()}
     name = next(iter(zero))
-    inbox.put("stranger", Delta("m-0", 1, zero))
-    inbox.put("nan", Delta(model.id, 1, {**zero, name: zero[name] + np.float32(np.nan)}))
-    inbox.put("short", Delta(model.id, 1, {name: zero[name]}))
+    inbox.put("stranger", Delta("m-0", zero))
+    inbox.put("nan", Delta(model.id, {**zero, name: zero[name] + np.float32(np.nan)}))
+    inbox.put("short", Delta(model.id, {name: zero[name]}))
     (tmp_path / "inbox" / "junk.delta.safetensors").write_bytes(b"junk")
     learner.turn()
     assert len(list((tmp_path / "inbox" / "refused").glob("*.json"))) == 4
@@ -161,7 +161,7 @@ def test_a_learner_that_is_killed_goes_on_with_what_it_had(
     inbox = Inbox(tmp_path / "inbox")
     inbox.open()
     change = {name: np.ones_like(array) for name, array in model.weights.items()}
-    inbox.put("r1", Delta(model.id, 10, change))
+    inbox.put("r1", Delta(model.id, change))
     process = subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )

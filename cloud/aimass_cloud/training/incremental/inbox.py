@@ -30,12 +30,11 @@ class Delta:
     """An update of sites.
 
     Attributes:
-        base: id of the model that the sites started from. rows: that they learnt from.
+        base: id of the model that the sites started from.
         weights: what they would change in it, by name, at full width.
     """
 
     base: str
-    rows: int
     weights: Weights
 
     @classmethod
@@ -51,7 +50,7 @@ class Delta:
             with safe_open(path, "numpy") as file:
                 about = file.metadata() or {}
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            return cls(about["base"], int(about["rows"]), weights)
+            return cls(about["base"], weights)
         except (SafetensorError, KeyError, ValueError) as error:
             raise BadUpdateError(f"{path.name} is no update of sites: {error}") from error
 
@@ -71,7 +70,7 @@ class Inbox:
     def put(self, name: str, delta: Delta) -> Path:
         """Drop an update into the folder, whole."""
         path = self._directory / f"{name}{DELTA}"
-        about = {"base": delta.base, "rows": str(delta.rows)}
+        about = {"base": delta.base}
         arrays = {key: np.ascontiguousarray(array) for key, array in delta.weights.items()}
         write_whole(path, save(arrays, metadata=about))
         return path

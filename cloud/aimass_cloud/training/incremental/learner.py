@@ -119,6 +119,10 @@ class Learner:
             self._objective.put(state.weights)
             state.restore(self._optimizer, list(self._objective.weights))
 
+    def close(self) -> None:
+        """Keep what was learnt since the last arrival."""
+        self._keep()
+
     def turn(self) -> bool:
         """Take what has arrived, learn some steps, publish what is due; whether anything was done.
 
