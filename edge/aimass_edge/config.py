@@ -157,6 +157,17 @@ class HistorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: int = 100_000
 
 
+class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When an alarm is raised here.
+
+    Attributes:
+        calibration_windows: windows after a release becomes active that are taken for normal
+            operation of this site, and calibrate a limit of its own; 0 keeps the release's.
+    """
+
+    calibration_windows: int = 0
+
+
 class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of the agent. `heartbeat_s` is also the period of the statistics in it."""
 
@@ -172,3 +183,4 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outbox: OutboxSettings = OutboxSettings()
     update: UpdateSettings = UpdateSettings()
     history: HistorySettings = HistorySettings()
+    monitor: MonitorSettings = MonitorSettings()

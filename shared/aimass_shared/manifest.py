@@ -61,6 +61,18 @@ class AlarmRule(msgspec.Struct, frozen=True):
     top: int = 3
 
 
+class Normal(msgspec.Struct, frozen=True):
+    """Normal operation of a contract's sensors, in their units: what drift is measured against.
+
+    Attributes:
+        mean, deviation: of each sensor. error: deviation of the first row of its forecast.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    error: tuple[float, ...]
+
+
 class Contract(msgspec.Struct, frozen=True):
     """What a model takes and gives back, and what it needs from telemetry, if anything.
 
@@ -78,6 +90,7 @@ class Contract(msgspec.Struct, frozen=True):
         alarm: when a prediction is an alarm; None where it never is.
         labels: names of the classes, in the order of the last axis of the probabilities.
         min_coverage: share of measured values below which no prediction is made.
+        normal: what drift is measured against; None where nobody knows.
     """
 
     model: str
@@ -92,6 +105,7 @@ class Contract(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     stride: int = 1
     min_coverage: float = 0.5
+    normal: Normal | None = None
 
     @property
     def telemetry(self) -> bool:

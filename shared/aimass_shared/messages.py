@@ -22,7 +22,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentStats(msgspec.Struct, frozen=True):
-    """What a device has done since it started; latencies of local predictions, in milliseconds."""
+    """What a device has done since it started; latencies of local predictions, in milliseconds.
+
+    `drift` is of the sensors that drift most, by name (see `aimass_shared.drift`).
+    """
 
     predictions: int = 0
     handed_off: int = 0
@@ -35,6 +38,7 @@ class AgentStats(msgspec.Struct, frozen=True):
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     rss_mib: float = 0.0
+    drift: dict[str, float] = {}
 
 
 class DeviceState(Message, frozen=True, kw_only=True):
@@ -89,6 +93,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         window_end: time of the window's last row. sequence: count of windows since the first row.
         score, threshold: the alarm score against its limit.
         alarm: whether the alarm rule holds. top_sensors: whom it blames, worst first.
+        contributions: how much of the score is due to each of `top_sensors`.
         coverage: share of measured values in the window.
         forecast: first row of the forecast, in the sensors' units.
         service_ms: time from the complete window to the result.
@@ -107,6 +112,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     service_ms: float
     forecast: tuple[float, ...] = ()
+    contributions: tuple[float, ...] = ()
 
 
 class StreamItem(msgspec.Struct, frozen=True):

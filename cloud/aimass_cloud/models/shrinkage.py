@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aimass_shared.manifest import Normal
 from aimass_shared.moments import Moments, moments
 from aimass_shared.monitoring import NOMINAL, SiteMonitor
-from aimass_shared.var import centred, shrunk
+from aimass_shared.var import Var, centred, shrunk
 
 LAGS: Final = 3
 RIDGE: Final = 20.0
@@ -114,3 +115,15 @@ def site_monitors(
     return {
         name: own.calibrated(sums[name], fleet_sums, nominal=nominal) for name, own in plain.items()
     }
+
+
+def normal_of(var: Var, calibration: Rows) -> Normal:
+    """What devices measure drift against, for the contract of a model with this VAR as its base.
+
+    Args:
+        var: the linear base of the forecast.
+        calibration: a run `[T, S]` of normal operation that the VAR was not fitted on.
+    """
+    missed = np.sqrt((var.residuals(calibration) ** 2).mean(axis=0)) * var.scale
+    parts = (var.mean, var.scale, missed)
+    return Normal(*(tuple(float(f"{value:.6g}") for value in part) for part in parts))

@@ -42,7 +42,14 @@ from aimass_edge.handoff import Handoff
 from aimass_edge.history import History
 from aimass_edge.ingest import Ingest, IngestCounters, source_address
 from aimass_edge.outbox import Outbox
-from aimass_edge.predict import Predictor, Status
+from aimass_edge.predict import (
+    Calibrations,
+    Drift,
+    Explanation,
+    Predictor,
+    SiteLimit,
+    Status,
+)
 from aimass_edge.update.fetch import Origin
 from aimass_edge.update.slots import Installed, Slots
 from aimass_edge.update.updater import Updater
@@ -115,6 +122,9 @@ class AgentStatus(msgspec.Struct, frozen=True):
         reported: as the cloud was told.
         dropped: messages of both brokers that were over the limit of their connection, or came
             faster than they could be read.
+        limit: of this site, where `monitor.calibration_windows` asks for one and there is one.
+        explanation: every sensor's part in the score of the newest window.
+        drift: how far each sensor has drifted (see `aimass_shared.drift`).
     """
 
     device: str
@@ -126,6 +136,9 @@ class AgentStatus(msgspec.Struct, frozen=True):
     stats: AgentStats
     serving: Status
     telemetry: IngestCounters
+    limit: SiteLimit | None
+    explanation: Explanation | None
+    drift: dict[str, Drift]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +166,9 @@ class _Running:
             stats=self.stats(),
             serving=self.predictor.status(),
             telemetry=self.ingest.counters,
+            limit=self.predictor.site_limit(),
+            explanation=self.predictor.explanation(),
+            drift=self.predictor.drift(),
         )
 
     @property
@@ -228,7 +244,10 @@ class Agent:
         history = await enter(self._history())
         outbox = await enter(Outbox(self._data / "outbox.db", settings.outbox))
         handoff = await enter(self._handoff()) if settings.handoff.enabled else None
-        predictor = await enter(Predictor(settings.board, settings.capacity, cloud=handoff))
+        limits = Calibrations(settings.monitor.calibration_windows, self._data)
+        predictor = await enter(
+            Predictor(settings.board, settings.capacity, cloud=handoff, calibrations=limits)
+        )
         blobs = await enter(
             HttpBlobs(self._identity.cloud_url, self._identity.bearer, verify=self._verify)
         )

@@ -3,6 +3,19 @@
 from aimass_edge.predict.active import MODEL_FILE
 from aimass_edge.predict.counts import Counts, Status
 from aimass_edge.predict.dispatch import Cloud
+from aimass_edge.predict.drift import Drift
+from aimass_edge.predict.limits import Calibrations, SiteLimit
 from aimass_edge.predict.predictor import Predictor
+from aimass_edge.predict.telemetry import Explanation
 
-__all__ = ["MODEL_FILE", "Cloud", "Counts", "Predictor", "Status"]
+__all__ = [
+    "MODEL_FILE",
+    "Calibrations",
+    "Cloud",
+    "Counts",
+    "Drift",
+    "Explanation",
+    "Predictor",
+    "SiteLimit",
+    "Status",
+]

@@ -12,8 +12,11 @@ from pathlib import Path
 import msgspec
 
 from aimass_edge.config import BoardSettings
+from aimass_edge.predict.drift import DriftWatch
+from aimass_edge.predict.limits import Calibration, SiteLimit
 from aimass_edge.predict.telemetry import (
     AlarmState,
+    Explanation,
     Selection,
     check_fed,
     read_outputs,
@@ -32,7 +35,8 @@ Opener = Callable[[Path, BoardSettings], Session]
 class Active:
     """A loaded slice of a release, and the state that belongs to it.
 
-    `window_ms` is what one window took at best when it was tried.
+    `window_ms` is what one window took at best when it was tried. `explanation` is of the newest
+    window of telemetry.
     """
 
     def __init__(
@@ -42,15 +46,34 @@ class Active:
         session: Session,
         *,
         window_ms: float = math.inf,
+        calibration: Calibration | None = None,
     ) -> None:
         self.manifest = manifest
         self.entry = entry
         self.session = session
         self._window_ms = math.inf if session.waits else window_ms
         self.alarm = AlarmState(manifest.contract.alarm)
+        self._calibration = calibration
+        if self.site_limit is not None:
+            self.alarm.threshold = self.site_limit.threshold
+        self.drift = DriftWatch(manifest.contract)
+        self.explanation: Explanation | None = None
         self._selection: tuple[tuple[str, ...], Selection] | None = None
         self._users = 0
         self._retired = False
+
+    def over_limit(self, score: float) -> bool:
+        """Take in the score of the next window of telemetry; whether the alarm holds now."""
+        alarm = self.alarm.step(score)
+        limit = None if self._calibration is None else self._calibration.step(score)
+        if limit is not None:
+            self.alarm.threshold = limit
+        return alarm
+
+    @property
+    def site_limit(self) -> SiteLimit | None:
+        """The limit of this site; None while it is the release's."""
+        return None if self._calibration is None else self._calibration.found
 
     @property
     def key(self) -> str:

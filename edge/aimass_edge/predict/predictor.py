@@ -23,7 +23,17 @@ from aimass_edge.inventory import rss_mib
 from aimass_edge.predict.active import MODEL_FILE, Active, Opener, open_checked
 from aimass_edge.predict.counts import Counts, Status
 from aimass_edge.predict.dispatch import Cloud, Dispatch, Workbench
-from aimass_edge.predict.telemetry import Outcome, Source, judge, model_input, prediction
+from aimass_edge.predict.drift import Drift
+from aimass_edge.predict.limits import Calibrations, SiteLimit
+from aimass_edge.predict.telemetry import (
+    Explanation,
+    Outcome,
+    Source,
+    explanation,
+    judge,
+    model_input,
+    prediction,
+)
 from aimass_edge.predict.worker import Worker
 from aimass_edge.runtime import open_session
 from aimass_shared import __version__
@@ -50,12 +60,13 @@ class Predictor:
     name = "aimass-edge"
     version = __version__
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  by name, and each has a default
         self,
         board: BoardSettings,
         capacity: CapacitySettings,
         *,
         cloud: Cloud | None = None,
+        calibrations: Calibrations | None = None,
         opener: Opener = open_session,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,12 +76,14 @@ class Predictor:
             board: whose pace, threads and providers sessions get.
             capacity: limits of the queue and of requests that name no deadline.
             cloud: where requests go that are too much for here; None refuses them.
+            calibrations: how limits of this site are found; None keeps those of the releases.
             opener: loads a model file.
             clock: monotonic seconds.
         """
         self._board = board
         self._default_deadline_ms = capacity.default_deadline_ms
         self._cloud = cloud
+        self._calibrations = calibrations or Calibrations()
         self._opener = opener
         self._clock = clock
         self._capacity = Capacity()
@@ -120,7 +133,13 @@ class Predictor:
             opened = await anyio.to_thread.run_sync(
                 partial(open_checked, path, self._board, contract, opener=self._opener)
             )
-            active = Active(manifest, entry, opened.session, window_ms=opened.window_ms)
+            active = Active(
+                manifest,
+                entry,
+                opened.session,
+                window_ms=opened.window_ms,
+                calibration=await anyio.to_thread.run_sync(self._calibrations.of, manifest),
+            )
             now = self._clock()
             self._capacity.times.add(active.key, 1, measured_ms=opened.window_ms, now=now)
             self._replace(active)
@@ -208,8 +227,12 @@ class Predictor:
             return None
         outputs = await self._worker.submit(active, taken.feeds, telemetry=True, remaining_s=None)
         judged = judge(contract, outputs)
+        active.drift.step(taken.feeds, window.end_ms, judged.forecast)
+        threshold = active.alarm.threshold
+        active.explanation = explanation(contract, window, judged, threshold=threshold)
         outcome = Outcome(
-            alarm=active.alarm.step(judged.score),
+            threshold=threshold,
+            alarm=active.over_limit(judged.score),
             coverage=taken.coverage,
             service_ms=self._bench.done_ms(start),
         )
@@ -265,7 +288,20 @@ class Predictor:
             p50_ms=self._capacity.latencies.percentile(0.5),
             p99_ms=self._capacity.latencies.percentile(0.99),
             rss_mib=rss_mib(),
+            drift=self._active.drift.worst() if self._active else {},
         )
+
+    def drift(self) -> dict[str, Drift]:
+        """How far each sensor of the active model has drifted."""
+        return self._active.drift.found() if self._active else {}
+
+    def site_limit(self) -> SiteLimit | None:
+        """The limit that this site calibrated for the active release, if it did."""
+        return self._active.site_limit if self._active else None
+
+    def explanation(self) -> Explanation | None:
+        """Why the newest window was scored as it was; None before there is one."""
+        return self._active.explanation if self._active else None
 
     def status(self) -> Status:
         """What runs here and how it does."""

@@ -42,18 +42,19 @@ class ModelInput(msgspec.Struct, frozen=True, eq=False):
 class AlarmState:
     """Counts windows in a row over the threshold; a window without a score leaves the count.
 
-    Without a rule there is never an alarm.
+    Without a rule there is never an alarm. The threshold is the rule's, until the site has its own.
     """
 
     def __init__(self, rule: AlarmRule | None) -> None:
         self._rule = rule
+        self.threshold = 0.0 if rule is None else rule.threshold
         self._in_a_row = 0
 
     def step(self, score: float) -> bool:
         """Take in the score of the next window; whether the alarm holds now."""
         if self._rule is None:
             return False
-        self._in_a_row = self._in_a_row + 1 if score > self._rule.threshold else 0
+        self._in_a_row = self._in_a_row + 1 if score > self.threshold else 0
         return self._in_a_row >= self._rule.consecutive
 
 
@@ -120,11 +121,15 @@ def read_outputs(contract: Contract) -> tuple[str, ...]:
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """What the outputs say about one window. A model without an alarm rule has the score 0."""
+    """What the outputs say about one window. A model without an alarm rule has the score 0.
+
+    `contributions` are of all sensors, in the order of the contract.
+    """
 
     score: float = 0.0
     top_sensors: tuple[str, ...] = ()
     forecast: tuple[float, ...] = ()
+    contributions: tuple[float, ...] = ()
 
 
 def judge(contract: Contract, outputs: Outputs) -> Judged:
@@ -144,8 +149,39 @@ def _scored(contract: Contract, rule: AlarmRule, outputs: Outputs) -> Judged:
     score = float(outputs[rule.score][0])
     if not np.isfinite(score):
         raise ModelError(f"{contract.model} gave the score {score}; roll back to another release")
-    worst = np.argsort(-outputs[rule.contribution][0], kind="stable")[: rule.top]
-    return Judged(score, tuple(contract.sensors[index].name for index in worst))
+    each = np.nan_to_num(outputs[rule.contribution][0])
+    worst = np.argsort(-each, kind="stable")[: rule.top]
+    return Judged(
+        score,
+        tuple(contract.sensors[index].name for index in worst),
+        contributions=tuple(float(value) for value in each),
+    )
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why the newest window was scored as it was.
+
+    Attributes:
+        window_end: time of its last row.
+        contributions: of every sensor, by name; those of our recipes are not negative and add up to
+            the score.
+    """
+
+    window_end: int
+    score: float
+    threshold: float
+    contributions: dict[str, float]
+
+
+def explanation(
+    contract: Contract, window: Window, judged: Judged, *, threshold: float
+) -> Explanation | None:
+    """Every sensor's part in a score; None where the model gives no scores."""
+    if contract.alarm is None:
+        return None
+    named = zip(contract.sensors, judged.contributions, strict=True)
+    contributions = {sensor.name: value for sensor, value in named}
+    return Explanation(window.end_ms, judged.score, threshold, contributions)
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -158,6 +194,7 @@ class Source(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent knows about a window beside the model's outputs."""
 
+    threshold: float
     alarm: bool
     coverage: float
     service_ms: float
@@ -165,7 +202,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def prediction(source: Source, window: Window, judged: Judged, *, outcome: Outcome) -> Prediction:
     """Put together what is published and sent to the cloud."""
-    rule = source.manifest.contract.alarm
     return Prediction(
         model=source.manifest.model,
         release=source.manifest.release,
@@ -173,11 +209,12 @@ def prediction(source: Source, window: Window, judged: Judged, *, outcome: Outco
         sequence=window.sequence,
         window_end=window.end_ms,
         score=judged.score,
-        threshold=0.0 if rule is None else rule.threshold,
+        threshold=outcome.threshold,
         alarm=outcome.alarm,
         top_sensors=judged.top_sensors,
         coverage=outcome.coverage,
         place="local",
         service_ms=outcome.service_ms,
         forecast=judged.forecast,
+        contributions=tuple(sorted(judged.contributions, reverse=True)[: len(judged.top_sensors)]),
     )

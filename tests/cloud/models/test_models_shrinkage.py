@@ -9,6 +9,7 @@ from aimass_cloud.models.shrinkage import (
     chosen_weight,
     fleet_of,
     moments_of,
+    normal_of,
     site_monitors,
 )
 from aimass_shared.monitoring import SiteMonitor
@@ -90,3 +91,12 @@ def test_a_device_gets_the_same_from_its_own_moments_and_the_fleets() -> None:
     fleet = fleet_of([moments_of(site.train) for site in sites.values()])
     on_device = shrunk(moments_of(sites["site 2"].train), fleet, 300.0, ridge=20.0)
     assert np.allclose(on_device.whitening(), monitor.whitening)
+
+
+def test_what_drift_is_measured_against_is_in_the_sensors_units() -> None:
+    run = RUNS["site 0"]
+    normal = normal_of(solve(moments_of(run[:400], 2), 5.0), run[400:])
+    assert np.allclose(normal.mean, run[:400].mean(axis=0), rtol=0.01)
+    assert np.allclose(normal.deviation, run[:400].std(axis=0), rtol=0.02)
+    noise = 0.1 * np.sqrt((MIXING**2).sum(axis=0))
+    assert np.allclose(normal.error, noise, rtol=0.15)

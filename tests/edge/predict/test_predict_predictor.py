@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
+from msgspec import structs
 
 from aimass_edge.capacity import Estimate
 from aimass_edge.config import BoardSettings, CapacitySettings
-from aimass_edge.predict import Counts, Predictor
+from aimass_edge.predict import Calibrations, Counts, Predictor
 from aimass_shared.errors import (
     AimassError,
     BadTensorError,
@@ -23,6 +25,7 @@ from aimass_shared.errors import (
     OverloadedError,
 )
 from aimass_shared.inference import InferRequest, InferResponse, WantedOutput
+from aimass_shared.manifest import Normal
 from aimass_shared.windows import Window
 
 Make = Callable[..., Any]
@@ -74,6 +77,7 @@ async def test_a_window_becomes_a_prediction(make_release: Make, make_window: Ma
         assert (result.model, result.release, result.slice) == ("tiny", "r1", "w1.00-fp32")
         assert (result.score, result.threshold, result.alarm) == (14.0, 10.0, False)
         assert result.top_sensors == ("C", "B")
+        assert result.contributions == (9.0, 4.0)
         assert result.forecast == (1.0, 2.0, 3.0)
         assert (result.sequence, result.window_end) == (7, window.end_ms)
         assert (result.coverage, result.place) == (1.0, "local")
@@ -98,6 +102,63 @@ async def test_the_alarm_rises_after_windows_in_a_row(
             alarms.append(result.alarm)
         assert alarms == [False, False, True, True]
         assert predictor.stats().alarms == 2
+
+
+async def test_the_newest_window_is_explained_by_every_sensors_part(
+    make_release: Make, make_window: Make
+) -> None:
+    async with Predictor(BOARD, CAPACITY) as predictor:
+        assert (predictor.explanation(), predictor.drift()) == (None, {})
+        await predictor.activate(*make_release())
+        assert predictor.explanation() is None
+        await predictor.predict(make_window([1.0, 2.0, 3.0]), SENSORS)
+        found = predictor.explanation()
+        assert found is not None
+        assert found.contributions == {"A": 1.0, "B": 4.0, "C": 9.0}
+        assert (found.score, found.threshold) == (14.0, 10.0)
+        assert predictor.drift() == {}, "this contract has no reference"
+
+
+async def test_drift_is_told_of_every_sensor_and_the_worst_go_into_the_heartbeat(
+    make_release: Make, make_window: Make
+) -> None:
+    release = make_release()
+    normal = Normal((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    contract = structs.replace(release.manifest.contract, normal=normal)
+    manifest = structs.replace(release.manifest, contract=contract)
+    async with Predictor(BOARD, CAPACITY) as predictor:
+        await predictor.activate(manifest, release.entry, release.directory)
+        for sequence in range(40):
+            await predictor.predict(make_window([0.0, 0.0, 9.0], sequence=sequence), SENSORS)
+        assert predictor.drift().keys() == {"A", "B", "C"}
+        assert predictor.stats().drift == {"C": predictor.drift()["C"].inputs}
+
+
+async def test_a_site_calibrates_its_own_limit_where_it_is_asked_to(
+    make_release: Make, make_window: Make, tmp_path: Path
+) -> None:
+    release, kept = make_release(), Calibrations(30, tmp_path)
+    async with Predictor(BOARD, CAPACITY, calibrations=kept) as predictor:
+        await predictor.activate(*release)
+        results = [
+            await predictor.predict(make_window([3.0, 3.0, 3.0 + number % 3]), SENSORS)
+            for number in range(33)
+        ]
+        assert all(result is not None for result in results)
+        limits = [result.threshold for result in results if result is not None]
+        assert limits[:30] == [10.0] * 30
+        found = predictor.site_limit()
+        assert found is not None
+        assert limits[30:] == [found.threshold] * 3
+        assert found.threshold > 43.0, "this site is normal at 27 to 43"
+        last = results[-1]
+        assert last is not None
+        assert not last.alarm
+    async with Predictor(BOARD, CAPACITY, calibrations=kept) as predictor:
+        await predictor.activate(*release)
+        again = await predictor.predict(make_window([3.0, 3.0, 3.0]), SENSORS)
+        assert again is not None
+        assert again.threshold == found.threshold
 
 
 async def test_too_few_values_make_no_prediction(make_release: Make, make_window: Make) -> None:
