@@ -25,6 +25,15 @@ VISIBLE: Final = {1: 99.0, 2: 98.0, 4: 99.0, 6: 99.0, 7: 99.0, 8: 98.0, 12: 99.0
 UNDETECTABLE: Final = {3, 9, 15}
 FALSE_ALARMS: Final = 1.0
 OURS: Final = "ours: VAR(3), three charts"
+# Sensors and valves of the literature's known causes, as columns from 0 (XMEAS 0-40, XMV 41-51).
+_COOLING, _CONDENSER, _FEED_C = (50, 8, 20), (51, 21, 10), (3, 44)
+CAUSES: Final = {
+    **dict.fromkeys((4, 11, 14), _COOLING),
+    **dict.fromkeys((5, 12), _CONDENSER),
+    **dict.fromkeys((7, 21), _FEED_C),
+    6: (0, 43),
+    10: (17, 18, 49),
+}
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]
@@ -60,7 +69,7 @@ def measure(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> list[Row]:
     """Figures of all faults whose test runs lie in the folder."""
     plant = read(folder)
     ours = _figures(OURS, _ours(plant), plant)
-    rows = [_judged(row) for row in ours]
+    rows = [_judged(row) for row in ours] + _blame(plant)
     for candidate, detector in _baselines(plant).items():
         rows += _figures(candidate, detector, plant)
     return rows + _references(plant, seeds)
@@ -83,10 +92,29 @@ def _table(folder: Path, name: str) -> Floats:
     return np.loadtxt(text.splitlines(), dtype=np.float64)
 
 
-def _ours(plant: Plant) -> Detector:
+def _monitor(plant: Plant) -> SiteMonitor:
     site = SiteRows(plant.train, plant.calibration, is_one_run=False)
-    monitor = site_monitors({"plant": site})["plant"]
+    return site_monitors({"plant": site})["plant"]
+
+
+def _ours(plant: Plant) -> Detector:
+    monitor = _monitor(plant)
     return Detector(monitor.score, monitor.lead)
+
+
+def _blame(plant: Plant) -> list[Row]:
+    """How often a known cause is among the most blamed sensors, over all windows in alarm."""
+    monitor, hits = _monitor(plant), []
+    for fault in sorted(plant.faults.keys() & CAUSES.keys()):
+        explained = monitor.explained(plant.faults[fault][FAULT_START - monitor.lead :])
+        order = np.argsort(-explained[explained.sum(axis=1) > 1], axis=1)
+        causes = CAUSES[fault]
+        hits.append([np.isin(order[:, :top], causes).any(axis=1).mean() for top in (1, 3, 5)])
+    means = np.mean(hits, axis=0) if hits else np.empty(0)
+    return [
+        Row("TEP", OURS, f"Hit@{top} % of {len(hits)} known causes", 100 * float(value))
+        for top, value in zip((1, 3, 5), means, strict=False)
+    ]
 
 
 def _baselines(plant: Plant) -> dict[str, Detector]:

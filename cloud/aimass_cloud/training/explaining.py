@@ -22,6 +22,7 @@ from torch import Tensor
 
 from aimass_cloud import recipes
 from aimass_cloud.models.network import Tensors, called, tensors
+from aimass_cloud.models.relations import INDEX, PREFIX, WEIGHT, Edge, graph_of
 from aimass_cloud.models.trained import TrainedModel
 from aimass_shared.errors import BadTensorError, NotFoundError
 from aimass_shared.manifest import Contract
@@ -31,7 +32,6 @@ STEPS_AT_ONCE: Final = 16
 EPOCHS: Final = 150
 RATE: Final = 0.1
 EDGE_SIZE: Final = 1e-3
-GRAPH: Final = "graph."
 START: Final = 1.0
 
 Method = Literal["gradient", "integrated"]
@@ -61,19 +61,17 @@ class Attribution:
         return np.asarray(sum(flat), np.float32)
 
 
-@dataclass(frozen=True)
-class Edge:
-    """An edge that an answer needs: `target` hears `source`; `weight` 0 to 1."""
-
-    source: str
-    target: str
-    relation: str
-    weight: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EdgeMasks:
-    """The edges of a graph that an answer needs, the strongest first, and what it cost."""
+    """What an answer needs of each edge, 0 to 1, in the shapes of the relations; what it cost."""
+
+    values: dict[str, NDArray[np.float32]]
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class NeededEdges:
+    """The edges of a model's graph that an answer needs most, and what it cost to find them."""
 
     edges: tuple[Edge, ...]
     milliseconds: float
@@ -120,39 +118,28 @@ def attributed(
     )
 
 
-def edge_masks(
-    answer: Callable[[Tensors], Tensor],
-    relations: Mapping[str, Tensor],
-    *,
-    names: Sequence[str],
-    top: int = 10,
-) -> EdgeMasks:
+def edge_masks(answer: Callable[[Tensors], Tensor], relations: Mapping[str, Tensor]) -> EdgeMasks:
     """The edges that an answer needs, by masks that are learned for this one answer.
 
     The masks multiply the edges; they are to keep the answer as it is and to be few. Nothing of the
-    network is changed.
+    network is changed. An answer that no edge changes needs none.
 
     Args:
         answer: any tensor that the network gives with these relations instead of its own.
-        relations: dense edges `[S, S]` by name, a row for what each node hears.
-        names: of the S nodes.
-        top: how many edges to give at most.
+        relations: weights of edges by name, of any shape; 0 is no edge.
     """
     started = time.perf_counter()
-    relations = {name: edges.detach() for name, edges in relations.items()}
+    own = {name: edges.detach() for name, edges in relations.items()}
     with torch.no_grad():
-        whole = answer(relations)
-        nothing = answer({name: torch.zeros_like(edges) for name, edges in relations.items()})
+        whole = answer(own)
+        nothing = answer({name: torch.zeros_like(edges) for name, edges in own.items()})
     scale = (whole - nothing).square().mean()
     if float(scale) == 0.0:
-        return EdgeMasks((), _milliseconds(started))
-    logits = {name: torch.full_like(edges, START) for name, edges in relations.items()}
-    kept = _learned(
-        lambda edges: (answer(edges) - whole).square().mean() / scale, relations, logits
-    )
-    # An edge that the graph does not have cannot be needed.
-    weights = {name: (kept[name] * (relations[name] != 0)).numpy() for name in relations}
-    return EdgeMasks(_strongest(weights, names, top), _milliseconds(started))
+        none = {name: np.zeros(tuple(edges.shape), np.float32) for name, edges in own.items()}
+        return EdgeMasks(none, _milliseconds(started))
+    kept = _learned(lambda edges: (answer(edges) - whole).square().mean() / scale, own)
+    masks = {name: (kept[name] * (own[name] != 0)).numpy() for name in own}
+    return EdgeMasks(masks, _milliseconds(started))
 
 
 class Explainer:
@@ -164,6 +151,7 @@ class Explainer:
         Raises:
             NotFoundError: there is no such recipe, or the model was not trained at that width.
         """
+        self._model = model
         self._network = recipes.find(model.info.recipe).module(model.info, model.constants).eval()
         self._arrays = tensors(model.at(width))
         self._contract = model.info.contract
@@ -211,7 +199,7 @@ class Explainer:
         output: str = "",
         sensor: str = "",
         top: int = 10,
-    ) -> EdgeMasks:
+    ) -> NeededEdges:
         """The edges of the model's graph that an answer needs.
 
         Args:
@@ -221,11 +209,11 @@ class Explainer:
             top: how many edges to give at most.
 
         Raises:
-            NotFoundError: the model has no dense graph over sensors, no such output or sensor.
+            NotFoundError: the model has no graph, no such output or sensor.
         """
-        names = [one.name for one in self._contract.sensors]
-        relations = self._relations(len(names))
+        nodes = [node.name for node in graph_of(self._model).nodes]
         given, wanted = self._ordered(inputs), self._wanted(output or self._names[0])
+        names = [one.name for one in self._contract.sensors]
         columns = [_index(names, sensor)] if sensor else list(range(len(names)))
 
         def answer(masked: Tensors) -> Tensor:
@@ -233,18 +221,27 @@ class Explainer:
             scaled = found / self._scale(found)
             return scaled[..., columns] if found.shape[-1] == len(names) else found
 
-        return edge_masks(answer, relations, names=names, top=top)
+        found = edge_masks(answer, self._relations())
+        return NeededEdges(self._strongest(found, nodes)[:top], found.milliseconds)
 
-    def _relations(self, nodes: int) -> Tensors:
-        """The dense relations over the sensors; others (of groups, of a few neighbours) stay."""
-        found = {
+    def _relations(self) -> Tensors:
+        """Weights of all edges: dense relations, and those of a few neighbours."""
+        return {
             name: array
             for name, array in self._arrays.items()
-            if name.startswith(GRAPH) and array.shape == (nodes, nodes)
+            if name.startswith(PREFIX) and not name.endswith(INDEX)
         }
-        if not found or not nodes:
-            raise NotFoundError(f"{self._contract.model} has no dense graph over sensors")
-        return found
+
+    def _strongest(self, masks: EdgeMasks, nodes: Sequence[str]) -> tuple[Edge, ...]:
+        found = []
+        for name, array in masks.values.items():
+            relation = name.removeprefix(PREFIX).removesuffix(WEIGHT)
+            index = self._arrays.get(f"{PREFIX}{relation}{INDEX}")
+            for target, column in zip(*np.nonzero(array), strict=True):
+                source = int(column) if index is None else int(index[target, column])
+                weight = float(array[target, column])
+                found.append(Edge(nodes[source], nodes[target], relation, weight))
+        return tuple(sorted(found, key=lambda edge: -edge.weight))
 
     @property
     def _names(self) -> list[str]:
@@ -300,10 +297,12 @@ def _integrated(
     return found
 
 
-def _learned(error: Callable[[Tensors], Tensor], relations: Tensors, logits: Tensors) -> Tensors:
+def _learned(error: Callable[[Tensors], Tensor], relations: Tensors) -> Tensors:
     """Masks that keep the error small and are small themselves."""
-    leaves = [mask.requires_grad_() for mask in logits.values()]
-    optimizer = torch.optim.Adam(leaves, lr=RATE)
+    logits = {
+        name: torch.full_like(edges, START).requires_grad_() for name, edges in relations.items()
+    }
+    optimizer = torch.optim.Adam(list(logits.values()), lr=RATE)
     for _ in range(EPOCHS):
         optimizer.zero_grad()
         masks = {name: torch.sigmoid(mask) for name, mask in logits.items()}
@@ -312,19 +311,6 @@ def _learned(error: Callable[[Tensors], Tensor], relations: Tensors, logits: Ten
         torch.autograd.backward(loss + EDGE_SIZE * size)
         optimizer.step()
     return {name: torch.sigmoid(mask).detach() for name, mask in logits.items()}
-
-
-def _strongest(
-    weights: Mapping[str, NDArray[np.float32]], names: Sequence[str], top: int
-) -> tuple[Edge, ...]:
-    found = [
-        Edge(
-            names[source], names[target], relation.rpartition(".")[2], float(array[target, source])
-        )
-        for relation, array in weights.items()
-        for target, source in zip(*np.nonzero(array), strict=True)
-    ]
-    return tuple(sorted(found, key=lambda edge: -edge.weight)[:top])
 
 
 def _place(output: Tensor, place: Sequence[int], contract: Contract) -> int:
