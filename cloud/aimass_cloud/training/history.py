@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from aimass_cloud.models.relations import Change
 from aimass_cloud.training.world import World
 
 MIB = 1 << 20
@@ -27,6 +28,8 @@ class Row(msgspec.Struct, frozen=True):
         samples_per_second: of training alone, over all processes; looks and checkpoints are not in.
         peak_rss_mib: of the process that leads, since it started.
         peak_device_mib: of the GPU's memory, 0 without one.
+        graph_edges: of a network that learns its graph. graph_kept: share of the edges at the look
+            before that are still there. graph_moved: mean change of the weights into a node.
     """
 
     step: int
@@ -36,12 +39,27 @@ class Row(msgspec.Struct, frozen=True):
     samples_per_second: float
     peak_rss_mib: float
     peak_device_mib: float = 0.0
+    graph_edges: int | None = None
+    graph_kept: float | None = None
+    graph_moved: float | None = None
 
     def told(self, steps: int) -> str:
         """One line for people."""
         loss = "" if self.loss is None else f"loss {self.loss:.4f}, "
         pace = f", {self.samples_per_second:,.0f} samples/s" if self.step else ""
-        return f"step {self.step}/{steps}: {loss}held-back error {self.held_back:.4f}{pace}"
+        graph = "" if self.graph_kept is None else f", {self.graph_kept:.0%} of the edges kept"
+        return f"step {self.step}/{steps}: {loss}held-back error {self.held_back:.4f}{pace}{graph}"
+
+    def with_graph(self, moved: Change | None) -> "Row":
+        """The same row with how the graph moved, if there is one."""
+        if moved is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            graph_edges=moved.edges,
+            graph_kept=round(moved.kept, 4),
+            graph_moved=round(moved.moved, 4),
+        )
 
 
 class Meter:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from aimass_cloud.models.network import Batch, Frozen, Network, Tensors, predictor
+from aimass_cloud.models.relations import Change, change
+from aimass_cloud.models.samples import Arrays
+from aimass_cloud.recipes.assembly import numbers
 from aimass_cloud.recipes.task import Task
 
 
@@ -39,6 +42,7 @@ class Looker:
         self._cpu = _copied(network).eval()
         self._there = self._cpu if device.type == "cpu" else deepcopy(self._cpu).to(device)
         self._predict = predictor(self._there)
+        self._constants: Arrays | None = None
 
     @torch.no_grad()
     def error(self, weights: Mapping[str, Tensor], widths: tuple[float, ...]) -> float:
@@ -46,6 +50,11 @@ class Looker:
         for network in (self._cpu, self._there):
             _load(network, weights)
         return self._task.watch(self._cpu, widths, self._predicted)
+
+    def graph_moved(self) -> Change | None:
+        """How the graph of the weights looked at last differs from that of the look before."""
+        before, self._constants = self._constants, numbers(self._cpu.frozen().constants)
+        return None if before is None else change(before, self._constants)
 
     def weights(self) -> Tensors:
         """Copies of the weights that were looked at last, by the names of the parameters."""

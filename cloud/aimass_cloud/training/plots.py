@@ -12,12 +12,14 @@ DOTS_PER_INCH = 120
 
 
 def plotted(rows: Sequence[Row]) -> dict[str, bytes]:
-    """PNG files by name: the training loss, and the held-back error with its best step."""
+    """PNG files by name: training loss, held-back error with its best step, how the graph moved."""
     best = min(rows, key=lambda row: row.held_back)
     losses = [(row.step, row.loss) for row in rows if row.loss is not None]
     errors = [(row.step, row.held_back) for row in rows]
     note = f"best {best.held_back:.4g} after step {best.step}"
-    return {
+    kept = [(row.step, row.graph_kept) for row in rows if row.graph_kept is not None]
+    more = {"graph.png": _curve(kept, title="learned graph", label="edges kept")} if kept else {}
+    return more | {
         "loss.png": _curve(losses, title="training loss", label="mean since the look before"),
         "held-back.png": _curve(errors, title="held-back error", label=note, mark=best.step),
     }

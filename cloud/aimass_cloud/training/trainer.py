@@ -111,7 +111,8 @@ class Trainer:
             if error < self._best.error:
                 self._best = Best(error, step, looker.weights() if looker else {})
         rate = rate_at(run, step)
-        self._rows += (Row(step, loss, error, rate, pace, *peak_memory(world)),)
+        row = Row(step, loss, error, rate, pace, *peak_memory(world))
+        self._rows += (row.with_graph(looker.graph_moved() if looker else None),)
         if world.leads:
             if self._directory:
                 self._directory.record(self._rows)

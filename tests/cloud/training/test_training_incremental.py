@@ -126,7 +126,10 @@ def test_updates_that_do_not_belong_are_refused(model: TrainedModel, tmp_path: P
 
 def test_drift_makes_a_candidate_due_at_once(model: TrainedModel, tmp_path: Path) -> None:
     policy = structs.replace(POLICY, publish_every_s=1e9, drift=1.01)
-    contract = structs.replace(model.info.contract, alarm=None)
+    contract = model.info.contract
+    assert contract.alarm is not None
+    never = structs.replace(contract.alarm, threshold=1e9)
+    contract = structs.replace(contract, alarm=never)
     unwatched = replace(model, info=structs.replace(model.info, contract=contract))
     learner, told, _ = _learner(unwatched, tmp_path, policy)
     rows = DATA.site_runs()[1]
