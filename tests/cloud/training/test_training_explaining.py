@@ -167,8 +167,10 @@ def test_one_number_of_a_forecast_can_be_explained(model: TrainedModel) -> None:
 
 
 def test_the_edges_of_a_model_are_those_of_its_graph(model: TrainedModel) -> None:
-    open_gate = {**model.constants, "gate": np.ones_like(model.constants["gate"])}
-    opened = TrainedModel(model.info, model.weights, open_gate, model.samples, model.assets)
+    # So short a training has learnt nothing of use, and what is settled has closed the graph.
+    ones = {name: np.ones_like(model.constants[name]) for name in model.info.per_width}
+    constants = {**model.constants, **ones}
+    opened = TrainedModel(model.info, model.weights, constants, model.samples, model.assets)
     explainer, inputs = Explainer(opened), _inputs(100)
     before = _output(opened, inputs)
     answer = explainer.edges(inputs, sensor="XMEAS_09", top=5)
