@@ -34,7 +34,7 @@ from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.run import chosen
 from aimass_cloud.registry import NewModel, Registry
 from aimass_cloud.store.tables import ModelRow
-from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError
+from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError, RequestError
 from aimass_shared.manifest import SliceArtifact, decode
 from aimass_shared.messages import Reported
 from aimass_shared.moments import Moments, from_arrays
@@ -208,6 +208,10 @@ class Workshop:
     async def _training(self, request: RoundsRequest, progress: Progress) -> Result:
         row = await self._registry.model(request.model)
         model = await asyncio.to_thread(_load, row)
+        if not model.info.contract.telemetry:
+            raise RequestError(
+                f"models of {model.info.recipe} learn nothing on devices: they see no telemetry"
+            )
         training = await _needs_torch(_import_training)
         inbox = self._roots.path(request.inbox) if request.inbox else None
         plan = TrainingPlan(

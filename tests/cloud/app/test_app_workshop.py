@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -139,6 +140,18 @@ async def test_a_model_whose_files_are_gone_or_damaged(
     (folder / "model.json").write_bytes(b"{")
     (folder / "arrays.safetensors").write_bytes(b"")
     assert (await _fails(admin, "slice", {"model": row.id})).endswith(" [state-corrupt]")
+
+
+async def test_a_model_without_sensors_is_trained_by_no_device(
+    admin: httpx.AsyncClient, parts: Coordinator, tmp_path: Path
+) -> None:
+    contract = msgspec.structs.replace(MODEL.info.contract, sensors=(), task="classify")
+    info = msgspec.structs.replace(MODEL.info, contract=contract, recipe="image")
+    replace(MODEL, info=info).save(tmp_path / "m")
+    new = NewModel("tiny", "image", 1, {}, str(tmp_path / "m"))
+    row = await parts.registry.add_model(new)
+    said = await _fails(admin, "rounds", {"kind": "train", "model": row.id})
+    assert said.startswith("models of image learn nothing on devices")
 
 
 async def test_a_model_without_slices_is_not_released(
