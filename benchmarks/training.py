@@ -17,7 +17,7 @@ from benchmarks.harness.processes import Child
 from benchmarks.streaming import SENSORS, TIMES, write
 
 ROWS, QUICK_ROWS = 200_000, 20_000
-MOST_ROUNDS, QUICK_ROUNDS = 3, 2
+MOST_ROUNDS = 2
 OURS, ONCE, HELD, HAND = "aimass, 10 x rows", "rows once", "10 x rows in memory", "by hand"
 
 
@@ -37,7 +37,7 @@ def run(scale: Scale) -> Figures:
             HAND: training("bare", more, steps),
         }
         case = Case("a training", contenders, ours=(OURS,))
-        figures.measure(case, min(scale.rounds, QUICK_ROUNDS if scale.quick else MOST_ROUNDS))
+        figures.measure(case, min(scale.rounds, MOST_ROUNDS))
     mib = rows * TIMES * SENSORS * np.float32().nbytes >> 20
     figures.notes.append(
         f"{steps} steps; {rows * TIMES} rows of {SENSORS} sensors are {mib} MiB as float32"

@@ -9,6 +9,7 @@ import pytest
 
 from aimass_cloud.cli.arguments import parser as cloud_parser
 from aimass_cloud.config import CloudSettings
+from aimass_cloud.recipes.run import RunSettings, chosen
 from aimass_edge.config import EdgeSettings
 from aimass_shared import topics
 from aimass_shared.errors import AimassError
@@ -57,6 +58,20 @@ def test_every_error_has_its_own_code() -> None:
 def test_every_setting_is_documented_with_its_default(settings: msgspec.Struct) -> None:
     rows = (DOCS / "settings.md").read_text().splitlines()
     assert [row for row in _settings(settings) if row not in rows] == []
+
+
+def test_every_setting_of_a_training_is_documented_with_its_default() -> None:
+    lines = (DOCS / "training.md").read_text().splitlines()
+    rows = list(_settings(RunSettings()))
+    assert [row for row in rows if not any(line.startswith(row) for line in lines)] == []
+
+
+def test_the_example_of_a_training_can_be_used(tmp_path: Path) -> None:
+    _, _, text = (DOCS / "training.md").read_text().partition("```toml\n")
+    file = tmp_path / "run.toml"
+    file.write_text(text.partition("```")[0])
+    run = chosen(RunSettings(), files=[file])
+    assert (run.steps, run.precision, run.options) == (2000, "bf16", {"hidden": 128})
 
 
 def test_every_command_is_documented() -> None:

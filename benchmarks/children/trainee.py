@@ -26,7 +26,7 @@ from aimass_cloud.recipes.task import Source, Task
 from aimass_cloud.training.trainer import Trainer
 from benchmarks.children.lines import answer
 
-PAST, LENGTH, STRIDE, BATCH = 72, 96, 8, 256
+PAST, LENGTH, STRIDE, BATCH = 72, 96, 16, 256
 RATE = 1e-3
 KIB_IN_MIB = 1024
 MICRO = 1e6

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
 from aimass_cloud.models.nesting import Nesting
+from aimass_shared.errors import InvalidSettingError
 
 Batch = Mapping[str, Tensor]
 """What one training step gets: tensors by name, whose leading axis is that of the samples."""
@@ -38,11 +39,26 @@ class Network(nn.Module):
             Every layer may declare them; what is not named is rigid.
         KEPT_FLOAT: prefixes of the names whose products stay float in an int8 slice.
         LEARNS_LOCALLY: whether devices can train it on their telemetry, by `local_loss`.
+        LOSSES: names of what its criterion can be, the recipe's own first; none where there is no
+            choice. loss: which of them it is.
     """
 
     ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     KEPT_FLOAT: ClassVar[tuple[str, ...]] = ()
     LEARNS_LOCALLY: ClassVar[bool] = False
+    LOSSES: ClassVar[tuple[str, ...]] = ()
+    loss: str = ""
+
+    def choose_loss(self, name: str) -> None:
+        """Have the criterion be one of `LOSSES`; "" is the recipe's own.
+
+        Raises:
+            InvalidSettingError: there is no such loss; the detail lists what there is.
+        """
+        if name and name not in self.LOSSES:
+            known = ", ".join(self.LOSSES) or "this network's own alone, which has no name"
+            raise InvalidSettingError(f"no loss {name!r} here; there are: {known}")
+        self.loss = name or next(iter(self.LOSSES), "")
 
     def predict(self, batch: Batch) -> Tensor:
         """The prediction of a training batch, as the criterion takes it (logits, for one)."""

@@ -15,7 +15,6 @@ from aimass_shared.errors import InvalidSettingError
 from aimass_shared.settings import load
 
 Config = TypeVar("Config", bound=msgspec.Struct)
-Loss = TypeVar("Loss")
 
 Size = Literal["tiny", "base", "large", "xl"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -112,18 +111,6 @@ def chosen(
         InvalidSettingError: a value of the wrong type or range, or a file that cannot be read.
     """
     return load(RunSettings, prefix="", files=files, environ={}, overrides=given, base=base)
-
-
-def named_loss(run: RunSettings, losses: Mapping[str, Loss]) -> Loss:
-    """The loss that a run asks for, of those of a recipe; the first one is the recipe's own.
-
-    Raises:
-        InvalidSettingError: the recipe has no such loss; the detail lists what there is.
-    """
-    name = run.loss or next(iter(losses))
-    if name not in losses:
-        raise InvalidSettingError(f"no loss {name!r} here; there are: {', '.join(losses)}")
-    return losses[name]
 
 
 def configured(run: RunSettings, sizes: Mapping[str, Config]) -> Config:

@@ -57,10 +57,14 @@ class Trainer:
             run: how.
             world: all processes; this one alone if not given.
             directory: where checkpoints and metrics go, if anywhere.
+
+        Raises:
+            InvalidSettingError: the network has no such loss.
         """
         self._task, self._run, self._directory = task, run, directory
         self._world = world or World()
         network = task.network()
+        network.choose_loss(run.loss)
         self._looker = Looker(task, network, self._world.device) if self._world.leads else None
         self._stepper = Stepper(network, run, self._world)
         self._meter = Meter(self._world, run.batch)

@@ -16,8 +16,9 @@ from typing import ClassVar
 import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
-from torch.nn.functional import dropout, mse_loss
+from torch.nn.functional import dropout
 
+from aimass_cloud.models.losses import DISTANCES, distance
 from aimass_cloud.models.network import Batch, Network, Tensors
 from aimass_cloud.models.samples import Samples
 from aimass_cloud.recipes.run import Optimizer, RunSettings, Schedule
@@ -46,6 +47,7 @@ class Tiny(Network):
     """Two linear layers."""
 
     ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"inner": (1,), "outer": (0,)}
+    LOSSES: ClassVar[tuple[str, ...]] = tuple(DISTANCES)
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class Tiny(Network):
         return hidden @ self.outer + self.bias
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
-        return mse_loss(prediction.float(), batch["y"])
+        return distance(self.loss, prediction.float() - batch["y"]).mean()
 
 
 class TinyTask(Task):

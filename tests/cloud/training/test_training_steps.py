@@ -10,7 +10,8 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from aimass_cloud.recipes.run import Optimizer, RunSettings, Schedule, named_loss
+from aimass_cloud.models.losses import distance
+from aimass_cloud.recipes.run import Optimizer, RunSettings, Schedule
 from aimass_cloud.training.optimizing import Average, optimizer_of, parts_of, rate_at
 from aimass_cloud.training.trainer import Trained
 from aimass_cloud.training.world import joined
@@ -149,9 +150,20 @@ def test_what_cannot_be_done_is_said(run: RunSettings, change: dict[str, Any], h
         pass
 
 
-def test_a_loss_is_chosen_by_name_and_the_first_is_the_recipes_own() -> None:
-    losses = {"mse": 1, "mae": 2}
-    assert named_loss(RUN, losses) == 1
-    assert named_loss(replace(RUN, loss="mae"), losses) == 2
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_a_loss_is_chosen_by_name(child: ModuleType, run: RunSettings, loss: str) -> None:
+    task = child.TinyTask()
+    first = child.trained(replace(run, loss=loss), task=task).rows[0].held_back
+    nothing = distance(loss, task.held["y"]).mean()  # a network begins at zero
+    assert first == pytest.approx(float(nothing))
+
+
+def test_a_loss_that_is_not_there_is_refused(child: ModuleType, run: RunSettings) -> None:
     with pytest.raises(InvalidSettingError, match="no loss 'hinge' here; there are: mse, mae"):
-        named_loss(replace(RUN, loss="hinge"), losses)
+        child.trained(replace(run, loss="hinge"))
+
+
+@pytest.mark.parametrize(("name", "values"), [("mae", (0.5, 3.0)), ("huber", (0.25, 5.0))])
+def test_distances_are_what_their_names_say(name: str, values: tuple[float, float]) -> None:
+    assert distance(name, torch.tensor([0.5, -3.0])).tolist() == list(values)
+    assert distance("", torch.tensor([-2.0])).tolist() == [4.0]
