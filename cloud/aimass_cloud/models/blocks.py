@@ -7,8 +7,10 @@ fewer channels are scaled up instead. Needs torch.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,43 +24,126 @@ def drawn(*shape: int, fan_in: int) -> nn.Parameter:
 
 
 class TypedEncoder(nn.Module):
-    """One linear map for each kind of sensor, and a vector of its own for each sensor."""
+    """One linear map for each kind of sensor, and a vector of its own for each node.
 
-    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"maps": (1,), "identity": (1,)}
+    Nodes are the sensors, then the machines and lines (entities) that they belong to, which start
+    from what their sensors say together.
+    """
 
-    def __init__(self, counts: Sequence[int], features: int, hidden: int) -> None:
-        """Take how many sensors there are of each kind, in the order of the sensors."""
+    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "maps": (1,),
+        "identity": (1,),
+        "together": (0, 1),
+    }
+
+    def __init__(
+        self, kinds: Sequence[str], *, features: int, hidden: int, entities: int = 0
+    ) -> None:
+        """Take the kind of each sensor, in any order, and how many entities there are."""
         super().__init__()
-        ends = list(accumulate(counts))
-        self.spans = tuple(slice(end - count, end) for end, count in zip(ends, counts, strict=True))
-        self.maps = nn.ParameterList(drawn(features, hidden, fan_in=features) for _ in counts)
-        self.identity = drawn(sum(counts), hidden, fan_in=16)
+        self.hidden = hidden
+        names = list(dict.fromkeys(kinds))
+        self.order = sorted(range(len(kinds)), key=lambda sensor: names.index(kinds[sensor]))
+        ends = list(accumulate(list(kinds).count(name) for name in names))
+        self.spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self.maps = nn.ParameterList(drawn(features, hidden, fan_in=features) for _ in names)
+        self.identity = drawn(len(kinds) + entities, hidden, fan_in=16)
+        self.together = drawn(hidden, hidden, fan_in=hidden) if entities else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Hidden state `[B, S, hidden]` of features `[B, S, F]`."""
+    def forward(self, features: Tensor, parts: "Edges | None" = None) -> Tensor:
+        """Hidden state `[B, N, hidden]` of features `[B, S, F]`.
+
+        Args:
+            features: of the sensors.
+            parts: the relation along which entities hear their sensors, where there are any.
+        """
+        sensors = features.shape[1]
+        state = torch.tanh(self._encoded(features) + self.identity[:sensors])
+        if self.together is None or parts is None:
+            return state
+        unsaid = torch.zeros_like(state[:, :1]).expand(-1, len(self.identity) - sensors, -1)
+        together = heard(parts, torch.cat([state, unsaid], dim=1))[:, sensors:]
+        scale = math.sqrt(self.hidden / self.together.shape[0])
+        entities = torch.tanh(together @ (self.together * scale) + self.identity[sensors:])
+        return torch.cat([state, entities], dim=1)
+
+    def _encoded(self, features: Tensor) -> Tensor:
+        """Each sensor through the map of its kind."""
         # Slices, here and below: `split` exports as a sequence, which not every runtime has.
+        is_sorted = self.order == sorted(self.order)
+        sorted_features = features if is_sorted else features[:, self.order]
         parts = [
-            features[:, span] @ matrix for span, matrix in zip(self.spans, self.maps, strict=True)
+            sorted_features[:, span] @ matrix
+            for span, matrix in zip(self.spans, self.maps, strict=True)
         ]
-        return torch.tanh(torch.cat(parts, dim=1) + self.identity)
+        joined = torch.cat(parts, dim=1)
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return joined if is_sorted else joined[:, back]
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """A relation of which each node keeps k edges: whom it hears, and how much.
+
+    Attributes:
+        index: `[N, k]`, whole numbers. weight: `[N, k]`.
+    """
+
+    index: Tensor
+    weight: Tensor
+
+    def heard(self, state: Tensor) -> Tensor:
+        """Weighted sums `[B, N, hidden]` over the neighbours of each node."""
+        nodes, kept = self.index.shape
+        gathered = state[:, self.index.long().reshape(-1)]
+        shaped = gathered.reshape(-1, nodes, kept, state.shape[-1])
+        return (shaped * self.weight[..., None]).sum(dim=2)
+
+
+Edges: TypeAlias = Tensor | Neighbours
+"""A relation: weights `[N, N]`, a row for each node that hears, or neighbours."""
 
 
 class RelationalMessages(nn.Module):
-    """What sensors hear along each relation, each with its own matrix (Li et al., GGNN, 2016)."""
+    """What nodes hear along each relation, each with its own matrix (Li et al., GGNN, 2016).
 
-    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"inward": (0, 1), "outward": (0, 1)}
+    Without any relation a node hears itself.
+    """
 
-    def __init__(self, hidden: int) -> None:
+    ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"maps": (0, 1)}
+
+    def __init__(self, relations: int, hidden: int) -> None:
         """Start at full width."""
         super().__init__()
         self.hidden = hidden
-        self.inward = drawn(hidden, hidden, fan_in=2 * hidden)
-        self.outward = drawn(hidden, hidden, fan_in=2 * hidden)
+        fan_in = relations * hidden
+        self.maps = nn.ParameterList(drawn(hidden, hidden, fan_in=fan_in) for _ in range(relations))
 
-    def forward(self, state: Tensor, inward: Tensor, outward: Tensor) -> Tensor:
-        """Messages `[B, S, hidden]` for a state, along edges `[S, S]` of both relations."""
-        scale = math.sqrt(self.hidden / self.inward.shape[0])
-        return (inward @ state) @ (self.inward * scale) + (outward @ state) @ (self.outward * scale)
+    def forward(self, state: Tensor, edges: Sequence[Edges], loudness: Sequence[Tensor]) -> Tensor:
+        """Messages `[B, N, hidden]` for a state.
+
+        Args:
+            state: `[B, N, hidden]`.
+            edges: each relation.
+            loudness: what the messages of each are multiplied with.
+        """
+        if not edges:
+            return state
+        scale = math.sqrt(self.hidden / state.shape[-1])
+        parts = [
+            heard(relation, state) @ (matrix * scale) * loud
+            for relation, matrix, loud in zip(edges, self.maps, loudness, strict=True)
+        ]
+        total: Tensor = reduce(torch.add, parts)
+        return total
+
+
+def heard(relation: Edges, state: Tensor) -> Tensor:
+    """What each node hears along a relation, `[B, N, hidden]`."""
+    if isinstance(relation, Neighbours):
+        return relation.heard(state)
+    dense: Tensor = relation @ state
+    return dense
 
 
 class GatedCell(nn.Module):

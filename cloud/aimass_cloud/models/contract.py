@@ -2,12 +2,38 @@
 
 from aimass_shared.manifest import AlarmRule, Contract, Sensor, TensorSpec
 
+FORECAST = ("forecast",)
+SCORED = ("score", "contribution")
+BAND = ("lower", "upper")
+THRESHOLD = 1.0
+"""Scores are in units of the monitor's limits."""
 
-def contract_for(
-    model: str, sensors: tuple[Sensor, ...], *, step_ms: int, window: int, horizon: int
+
+def contract_for(  # noqa: PLR0913  all by name
+    model: str,
+    sensors: tuple[Sensor, ...],
+    *,
+    step_ms: int,
+    window: int,
+    horizon: int,
+    monitored: bool = True,
+    quantiles: bool = False,
 ) -> Contract:
-    """What models of a name need and give; the threshold is yet to be calibrated."""
-    whole = (-1, window, len(sensors))
+    """What models of a name need and give.
+
+    Args:
+        model: the name.
+        sensors: in the order of the columns.
+        step_ms: time between two rows.
+        window: rows of an input.
+        horizon: rows of a forecast.
+        monitored: whether there are a score and an alarm.
+        quantiles: whether there is a band around the forecast.
+    """
+    whole, ahead = (-1, window, len(sensors)), (-1, horizon, len(sensors))
+    shapes = {"score": (-1,), "contribution": (-1, len(sensors))}
+    names = (*FORECAST, *SCORED * monitored, *BAND * quantiles)
+    alarm = AlarmRule(score="score", threshold=THRESHOLD, contribution="contribution")
     return Contract(
         model=model,
         sensors=sensors,
@@ -15,10 +41,6 @@ def contract_for(
         window=window,
         horizon=horizon,
         inputs=(TensorSpec("values", "FP32", whole), TensorSpec("mask", "FP32", whole)),
-        outputs=(
-            TensorSpec("forecast", "FP32", (-1, horizon, len(sensors))),
-            TensorSpec("score", "FP32", (-1,)),
-            TensorSpec("contribution", "FP32", (-1, len(sensors))),
-        ),
-        alarm=AlarmRule(score="score", threshold=0.0, contribution="contribution"),
+        outputs=tuple(TensorSpec(name, "FP32", shapes.get(name, ahead)) for name in names),
+        alarm=alarm if monitored else None,
     )

@@ -18,9 +18,6 @@ from aimass_shared.moments import Moments
 from aimass_shared.monitoring import CHARTS, LONGEST, NOMINAL, RootSums, SiteMonitor, limit
 from aimass_shared.var import Var, solve
 
-THRESHOLD = 1.0
-"""The score is in units of the limits, so a model's alarm threshold is this."""
-
 
 class Monitor(nn.Module):
     """Scores standardised windows with the residuals of a VAR."""

@@ -1,95 +1,117 @@
-"""The network of sensor telemetry: telemetry in units in, forecast, score and blame out.
+"""The networks of telemetry: values in units in, forecast (and score and blame) out.
 
-Normalisation, VAR, monitor, sensor graph and forecaster. While it is trained its graph is learned;
-as it ships the graph is two constant matrices. Needs torch.
+Normalisation, a linear base, a graph and the forecaster that corrects the base; for plants a
+monitor too. While a network is trained its graph is learned; as it ships the graph is constants.
+Needs torch.
 """
 
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch import Tensor
 
-from aimass_cloud.models.base import VarBase
-from aimass_cloud.models.forecaster import Forecaster, ForecasterConfig
-from aimass_cloud.models.graph import SensorGraph
+from aimass_cloud.models.base import base_of, newest_of
+from aimass_cloud.models.forecaster import SIDES, Forecaster, ForecasterConfig, Seen
+from aimass_cloud.models.graph import PREFIX, FrozenGraph, NodeGraph
+from aimass_cloud.models.losses import DISTANCES, distance
 from aimass_cloud.models.monitor import Monitor
 from aimass_cloud.models.network import Batch, Frozen, Network, Tensors
 from aimass_shared.manifest import Contract
 
-OUTPUTS = ("forecast", "score", "contribution")
-
-
-class FrozenGraph(nn.Module):
-    """The learned graph as two dense matrices."""
-
-    inward: Tensor
-    outward: Tensor
-
-    def __init__(self, constants: Mapping[str, Tensor]) -> None:
-        """Take `graph.inward` and `graph.outward` `[S, S]`."""
-        super().__init__()
-        self.register_buffer("inward", constants["graph.inward"])
-        self.register_buffer("outward", constants["graph.outward"])
-
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Both relations."""
-        return self.inward, self.outward
+COVERED: tuple[float, float] = (0.1, 0.9)
+"""Quantiles of the band."""
 
 
 class SensorNetwork(Network):
-    """A gated forecast on a VAR, and the VAR's monitor."""
+    """A gated correction of a linear forecast, and where there is one a monitor."""
 
     KEPT_FLOAT: ClassVar[tuple[str, ...]] = ("base.", "monitor.", "graph.")
     LEARNS_LOCALLY: ClassVar[bool] = True
+    LOSSES: ClassVar[tuple[str, ...]] = tuple(DISTANCES)
     gate: Tensor
+    loudness: Tensor
+    reach: Tensor
 
     def __init__(
         self,
         config: ForecasterConfig,
         contract: Contract,
         constants: Mapping[str, Tensor],
-        graph: SensorGraph | FrozenGraph,
+        *,
+        graph: NodeGraph | FrozenGraph,
     ) -> None:
-        """Take the constants of the base and the monitor; `gate` is open where it is not given."""
+        """Take the constants of base and monitor.
+
+        `gate`, `loudness` and `reach` are open where they are not given: all of the correction, of
+        all messages, and of the band.
+        """
         super().__init__()
-        self.horizon = contract.horizon
-        self.base = VarBase(constants)
-        self.monitor = Monitor(constants)
+        self.horizon, self.quantiles = contract.horizon, config.quantiles
+        self.base = base_of(constants)
+        self.monitor = Monitor(constants) if contract.alarm is not None else None
         self.graph = graph
         self.forecaster = Forecaster(
-            config, contract.sensors, window=contract.window, horizon=contract.horizon
+            config, contract.sensors, horizon=contract.horizon, relations=graph.relations
         )
-        open_gate = torch.ones(contract.horizon, len(contract.sensors), device="cpu")
-        self.register_buffer("gate", constants.get("gate", open_gate))
+        size = (contract.horizon, len(contract.sensors))
+        self._constant("gate", constants, size)
+        self._constant("loudness", constants, (len(graph.relations),))
+        if config.quantiles:
+            self._constant("reach", constants, (SIDES, *size))
 
-    def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Forecast in units, score and contribution of windows `[B, W, S]` in units."""
+    def _constant(self, name: str, constants: Mapping[str, Tensor], size: tuple[int, ...]) -> None:
+        given = constants.get(name)
+        self.register_buffer(name, torch.ones(size, device="cpu") if given is None else given)
+
+    def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Outputs for windows `[B, W, S]` in units, as the contract names them.
+
+        Returns:
+            The forecast `[B, horizon, S]` in units; with a monitor its score `[B]` and
+            contribution `[B, S]`; with quantiles the lower and the upper one, as the forecast.
+        """
         window = self.base.standardised(values, mask)
-        linear, added = self.correction(window, mask)
-        forecast = (linear + self.gate * added) * self.base.scale + self.base.mean
-        score, contribution = self.monitor(window, mask)
-        return forecast, score, contribution
-
-    def correction(self, window: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Linear forecast and what the forecaster adds, `[B, horizon, S]`, standardised."""
-        linear: Tensor = self.base(window, self.horizon)
-        added: Tensor = self.forecaster(window, mask, linear, self.graph())
-        return linear, added
+        linear: Tensor = self.base(window, mask, self.horizon)
+        said = self._said(window, mask, linear, loudness=self.loudness)
+        added, band = (said[:, 0], said[:, 1:]) if self.quantiles else (said, None)
+        standard = linear + self.gate * added
+        outputs = [self._in_units(standard)]
+        if self.monitor is not None:
+            outputs += self.monitor(window, mask)
+        if band is not None:
+            lower, upper = band[:, 0] * self.reach[0], band[:, 1] * self.reach[1]
+            outputs += [self._in_units(standard - lower), self._in_units(standard + upper)]
+        return tuple(outputs)
 
     def predict(self, batch: Batch) -> Tensor:
-        """The forecast with an open gate of standardised windows whose base is worked out."""
+        """Forecasts of standardised windows whose base is worked out, gate open and all heard.
+
+        With quantiles `[B, 3, horizon, S]`: the forecast, and how far the band reaches.
+        """
         window, linear = batch["window"], batch["linear"]
-        added: Tensor = self.forecaster(window, torch.ones_like(window), linear, self.graph())
-        return linear + added
+        said = self._said(window, batch["mask"], linear, loudness=torch.ones_like(self.loudness))
+        if not self.quantiles:
+            return linear + said
+        return torch.cat([(linear + said[:, 0])[:, None], said[:, 1:]], dim=1)
 
     def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Mean squared error in squared standard deviations."""
-        return mse_loss(prediction, batch["target"])
+        """Mean error of values that were measured, in standard deviations: squared, or as asked.
+
+        With quantiles the pinball loss of both is added (Koenker and Bassett, 1978), which leaves
+        the forecast alone.
+        """
+        target, known = batch["target"], batch["known"]
+        share = known / known.mean().clamp(min=1e-6)
+        if not self.quantiles:
+            return (distance(self.loss, prediction - target) * share).mean()
+        forecast, below, above = prediction.unbind(dim=1)
+        beyond = target - forecast.detach()
+        bands = _pinball(beyond + below, COVERED[0]) + _pinball(beyond - above, COVERED[1])
+        return ((distance(self.loss, forecast - target) + bands) * share).mean()
 
     def local_loss(self, values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-        """What a device trains on: the error of the forecast with the gate open.
+        """What a device trains on: the error of the forecast with the gate open and all heard.
 
         Args:
             values: `[B, W + horizon, S]` in units.
@@ -98,15 +120,34 @@ class SensorNetwork(Network):
         """
         rows = self.base.standardised(values, mask)
         window, target = rows[:, : -self.horizon], rows[:, -self.horizon :]
-        linear, added = self.correction(window, mask[:, : -self.horizon])
+        seen = mask[:, : -self.horizon]
+        linear: Tensor = self.base(window, seen, self.horizon)
+        said = self._said(window, seen, linear, loudness=torch.ones_like(self.loudness))
+        added = said[:, 0] if self.quantiles else said
         known = mask[:, -self.horizon :]
         error = ((linear + added - target).square() * known).sum(dim=(1, 2))
         each = error / known.sum(dim=(1, 2)).clamp(min=1.0)
         return (each * weight).sum() / weight.sum().clamp(min=1.0)
 
     def frozen(self) -> Frozen:
-        """The graph becomes two constants; its embeddings stay behind."""
-        weights, constants = super().frozen()
-        graph: Tensors = self.graph.frozen() if isinstance(self.graph, SensorGraph) else {}
-        own = {name: weight for name, weight in weights.items() if not name.startswith("graph.")}
-        return Frozen(own, constants | graph)
+        """The graph becomes constants; its embeddings stay behind."""
+        parts = super().frozen()
+        weights, constants = (_without_graph(part) for part in parts)
+        graph = self.graph.frozen() if isinstance(self.graph, NodeGraph) else {}
+        return Frozen(weights, constants | graph)
+
+    def _said(self, window: Tensor, mask: Tensor, linear: Tensor, *, loudness: Tensor) -> Tensor:
+        seen = Seen(window, mask, newest_of(window, mask), linear)
+        said: Tensor = self.forecaster(seen, self.graph(), loudness)
+        return said
+
+    def _in_units(self, standard: Tensor) -> Tensor:
+        return standard * self.base.scale + self.base.mean
+
+
+def _pinball(beyond: Tensor, quantile: float) -> Tensor:
+    return torch.maximum(quantile * beyond, (quantile - 1) * beyond)
+
+
+def _without_graph(named: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in named.items() if not name.startswith(PREFIX)}

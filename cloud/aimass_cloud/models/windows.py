@@ -13,5 +13,12 @@ def cut(rows: NDArray[np.float32], length: int) -> NDArray[np.float32]:
 def scaled_error(
     forecast: NDArray[np.floating], future: NDArray[np.floating], scale: NDArray[np.floating]
 ) -> float:
-    """Mean squared error `[n, horizon, S]` in units of `scale` `[S]`, over all sensors."""
-    return float(np.mean(((forecast - future) / scale) ** 2, dtype=np.float64))
+    """Mean squared error `[n, horizon, S]` in units of `scale` `[S]`, over what was measured."""
+    return float(np.nanmean(((forecast - future) / scale) ** 2, dtype=np.float64))
+
+
+def scaled_deviation(
+    forecast: NDArray[np.floating], future: NDArray[np.floating], scale: NDArray[np.floating]
+) -> float:
+    """Mean absolute error, as `scaled_error` takes it."""
+    return float(np.nanmean(np.abs((forecast - future) / scale), dtype=np.float64))

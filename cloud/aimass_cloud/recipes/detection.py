@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aimass_cloud.models.base import VarBase
-from aimass_cloud.models.monitor import THRESHOLD, Monitor, threshold
+from aimass_cloud.models.base import Base
+from aimass_cloud.models.contract import THRESHOLD
+from aimass_cloud.models.monitor import Monitor, threshold
 from aimass_cloud.models.pca import Pca
 from aimass_cloud.models.rates import Rates, Run, delays, rates, references
 from aimass_cloud.models.windows import cut
@@ -26,7 +27,7 @@ Floats = NDArray[np.floating]
 Score = Callable[[NDArray[np.float32]], Floats]
 
 
-def monitor_score(base: VarBase, monitor: Monitor, window: int) -> Score:
+def monitor_score(base: Base, monitor: Monitor, window: int) -> Score:
     """The monitor's score of each window of a run `[T, S]`, `[T - window + 1]`."""
 
     @torch.no_grad()

@@ -1,41 +1,81 @@
-"""What a forecast is compared with (persistence, DLinear, the plain VAR), and its gate.
+"""What a forecast is compared with, and what is chosen on held-back windows once it is trained.
 
-Errors are in squared standard deviations of the recipe's own training rows, whatever rows the model
-took its normalisation from, so that figures of different models can be compared.
+Chosen for each width: which relations of the graph are heard, how much of the correction is trusted
+(the gate), and how far a band of quantiles reaches. A correction that does not help is off, so that
+what ships is the best of the linear base and the network with none, some or all of its relations.
 """
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aimass_cloud.models.base import VarBase
+from aimass_cloud.models.forecaster import SIDES
+from aimass_cloud.models.graph import group_of
 from aimass_cloud.models.linear import DLinear, persistence
-from aimass_cloud.models.windows import cut, scaled_error
-from aimass_cloud.recipes.plant import PlantData
-from aimass_shared.manifest import Contract
+from aimass_cloud.models.sensors import COVERED
+from aimass_cloud.models.windows import scaled_error
+from aimass_shared.manifest import Sensor
+
+LEAST_REACH: Final = 0.05
+
+Floats = NDArray[np.floating]
+Forecast = Callable[[Tensor, Tensor], Tensor]
+"""A forecast `[n, horizon, S]`, standardised, with a gate and a loudness."""
 
 
-def baselines(base: VarBase, data: PlantData, contract: Contract) -> dict[str, float]:
-    """Errors of what every model is compared with, on the same rows."""
-    mean, scale = data.train.mean(axis=0), data.train.std(axis=0)
-    length, window, horizon = contract.window + contract.horizon, contract.window, contract.horizon
-    train, test = (
-        ((cut(rows, length) - mean) / scale).astype(np.float64) for rows in (data.train, data.test)
-    )
-    past, future = test[:, :window], test[:, window:]
-    dlinear = DLinear.fit(train[:, :window], train[:, window:])
-    forecasts = {
-        "persistence": persistence(past, horizon),
-        "dlinear": dlinear.forecast(past),
-        "var": (_linear(base, data.test, contract) - mean) / scale,
-    }
-    one = np.ones_like(scale)
-    return {name: scaled_error(each, future, one) for name, each in forecasts.items()}
+class Choice(NamedTuple):
+    """A way to use a network.
+
+    Attributes:
+        name: of the groups of relations that are heard. loudness: `[relations]`.
+        gate: `[horizon, S]`. error: on held-back windows.
+    """
+
+    name: str
+    loudness: Tensor
+    gate: Tensor
+    error: float
+
+
+def choices(
+    forecast: Forecast, target: Tensor, *, relations: Sequence[str], sensors: Sequence[Sensor]
+) -> list[Choice]:
+    """The network with each set of its relations, each with the gate that suits it.
+
+    Args:
+        forecast: of held-back windows.
+        target: what came, `[n, horizon, S]`, standardised; not a number where nothing was measured.
+        relations: of the network.
+        sensors: in their order.
+    """
+    size = target.shape[1:]
+    kinds = [sensor.kind for sensor in sensors]
+    linear = forecast(torch.zeros(size), torch.ones(len(relations)))
+    found = []
+    for name, loudness in _subsets(relations):
+        added = forecast(torch.ones(size), loudness) - linear
+        share = gate(linear, added, target, kinds=kinds)
+        error = float((linear + share * added - target).square().nanmean())
+        found.append(Choice(name, loudness, share, error))
+    return found
+
+
+def _subsets(relations: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Each set of the groups of relations, by name, the empty one first."""
+    groups = list(dict.fromkeys(group_of(name) for name in relations))
+    for heard in product((False, True), repeat=len(groups)):
+        names = [group for group, is_heard in zip(groups, heard, strict=True) if is_heard]
+        loudness = [float(group_of(relation) in names) for relation in relations]
+        yield f"network, {' + '.join(names) or 'no'} graph", torch.tensor(loudness)
 
 
 @torch.no_grad()
-def gate(linear: Tensor, added: Tensor, target: Tensor, *, kinds: list[int]) -> Tensor:
+def gate(linear: Tensor, added: Tensor, target: Tensor, *, kinds: Sequence[str]) -> Tensor:
     """How much of a correction to trust `[horizon, S]`, 0 to 1: the share that fits best.
 
     One number for each kind of sensor and step ahead, by least squares on held-back windows: there
@@ -44,26 +84,70 @@ def gate(linear: Tensor, added: Tensor, target: Tensor, *, kinds: list[int]) -> 
     Args:
         linear: forecast `[n, horizon, S]`.
         added: the correction.
-        target: what came.
-        kinds: number of sensors of each kind, in their order.
+        target: what came; not a number where nothing was measured.
+        kinds: the kind of each sensor.
     """
-    missing = (added * (target - linear)).mean(dim=0)
-    power = added.square().mean(dim=0)
-    shares = [
-        (part.sum(dim=1) / scale.sum(dim=1).clamp(min=1e-12))
-        .clamp(0.0, 1.0)[:, None]
-        .expand(part.shape)
-        for part, scale in zip(
-            torch.split(missing, kinds, 1), torch.split(power, kinds, 1), strict=True
-        )
-    ]
-    return torch.cat(shares, dim=1)
+    known = target.isfinite()
+    missing = torch.where(known, added * (target - linear), 0.0).sum(dim=0)
+    power = torch.where(known, added, 0.0).square().sum(dim=0)
+    share = torch.zeros_like(power)
+    for kind in dict.fromkeys(kinds):
+        own = torch.tensor([each == kind for each in kinds])
+        fits = missing[:, own].sum(dim=1) / power[:, own].sum(dim=1).clamp(min=1e-12)
+        share[:, own] = fits.clamp(0.0, 1.0)[:, None]
+    return share
 
 
-@torch.no_grad()
-def _linear(base: VarBase, rows: NDArray[np.float32], contract: Contract) -> NDArray[np.float64]:
-    """The VAR's forecasts of the test rows, in units."""
-    values = torch.tensor(cut(rows, contract.window + contract.horizon))[:, : contract.window]
-    window = base.standardised(values, torch.ones_like(values))
-    linear = base(window, contract.horizon) * base.scale + base.mean
-    return np.asarray(linear.numpy(), np.float64)
+def reach(forecast: Tensor, band: Tensor, target: Tensor, *, kinds: Sequence[str]) -> Tensor:
+    """What to multiply a band with `[2, horizon, S]`, so that it covers what it says.
+
+    One number for each side, kind of sensor and step ahead: the quantile of how far held-back
+    values lie out, in units of the band (conformal: Romano, Patterson and Candès, NeurIPS 2019).
+
+    Args:
+        forecast: `[n, horizon, S]`.
+        band: `[n, 2, horizon, S]`, how far it reaches below and above.
+        target: what came; not a number where nothing was measured.
+        kinds: the kind of each sensor.
+    """
+    signs = torch.tensor([-1.0, 1.0])
+    beyond = signs[:, None, None] * (target - forecast)[:, None] / band.clamp(min=1e-6)
+    level = COVERED[1]
+    found = torch.ones(SIDES, *forecast.shape[1:])
+    for kind in dict.fromkeys(kinds):
+        own = torch.tensor([each == kind for each in kinds])
+        values = beyond[..., own].permute(1, 2, 0, 3).flatten(2).numpy()
+        far = np.nanquantile(values, level, axis=2, method="higher")
+        found[..., own] = torch.tensor(far, dtype=torch.float32)[..., None]
+    return found.nan_to_num(1.0).clamp(min=LEAST_REACH)
+
+
+def coverage(lower: Floats, upper: Floats, future: Floats, *, scale: Floats) -> dict[str, float]:
+    """How often the truth lies in a band, under and over it, and how wide the band is."""
+    known = np.isfinite(future)
+    below, above = (future < lower)[known].mean(), (future > upper)[known].mean()
+    return {
+        "wanted": COVERED[1] - COVERED[0],
+        "covered": float(1 - below - above),
+        "below": float(below),
+        "above": float(above),
+        "width": float(((upper - lower) / scale).mean()),
+    }
+
+
+def plain_errors(train: Floats, past: Floats, future: Floats) -> dict[str, float]:
+    """Errors of persistence and DLinear on standardised windows without gaps.
+
+    Args:
+        train: training windows `[n, W + horizon, S]`.
+        past: of test windows `[m, W, S]`.
+        future: what came after them.
+    """
+    window, one = past.shape[1], np.ones(past.shape[2])
+    seen, fitted = np.asarray(past, np.float64), np.asarray(train, np.float64)
+    dlinear = DLinear.fit(fitted[:, :window], fitted[:, window:])
+    forecasts = {
+        "persistence": persistence(seen, future.shape[1]),
+        "dlinear": dlinear.forecast(seen),
+    }
+    return {name: scaled_error(each, future, one) for name, each in forecasts.items()}

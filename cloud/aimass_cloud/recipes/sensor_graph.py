@@ -1,207 +1,92 @@
 """Recipe "sensor-graph": forecasts telemetry and finds faults, over a graph learned from it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from aimass_cloud.models.base import VarBase
-from aimass_cloud.models.contract import contract_for
-from aimass_cloud.models.forecaster import ForecasterConfig, kind_counts
-from aimass_cloud.models.graph import SensorGraph
-from aimass_cloud.models.monitor import THRESHOLD, Monitor, monitor_constants
-from aimass_cloud.models.network import Batch, Network, Tensors, called, tensors
-from aimass_cloud.models.samples import Arrays, Part, Samples
-from aimass_cloud.models.sensors import FrozenGraph, SensorNetwork
-from aimass_cloud.models.shrinkage import LAGS
+from aimass_cloud.datasets import series
+from aimass_cloud.datasets.series import Series
+from aimass_cloud.models.forecaster import ForecasterConfig
+from aimass_cloud.models.network import Network
+from aimass_cloud.models.samples import Arrays
 from aimass_cloud.models.trained import ModelInfo, TrainedModel
-from aimass_cloud.models.windows import cut, scaled_error
-from aimass_cloud.recipes import detection, forecasting, tep
-from aimass_cloud.recipes.plant import PlantData
+from aimass_cloud.models.windows import scaled_deviation, scaled_error
+from aimass_cloud.recipes import tep
+from aimass_cloud.recipes.plant_task import PlantTask
 from aimass_cloud.recipes.run import RunSettings, configured
-from aimass_cloud.recipes.sampling import Drawn
-from aimass_cloud.recipes.task import Source, Task
-from aimass_shared.errors import RequestError
-from aimass_shared.manifest import AlarmRule, Contract
-from aimass_shared.moments import Moments, moments
-from aimass_shared.var import Var, solve
+from aimass_cloud.recipes.sensor_task import Naming, SensorTask
+from aimass_cloud.recipes.settling import network_of, settled_constants
+from aimass_cloud.recipes.task import Task
+from aimass_shared.moments import Moments
 
-WINDOW, HORIZON = tep.PLANT.window, tep.PLANT.horizon
-MISSING = 0.1
-GAPS_SEED = 20
 SIZES: Final = {
     "tiny": ForecasterConfig(hidden=32),
     "base": ForecasterConfig(),
     "large": ForecasterConfig(hidden=256, steps=3),
     "xl": ForecasterConfig(hidden=3072, steps=3),
 }
-
-Floats = NDArray[np.float32]
-
-
-class SensorTask(Task):
-    """A plant with its linear base and its monitor, before the network is trained."""
-
-    per_width = ("gate",)
-
-    def __init__(
-        self, data: PlantData, config: ForecasterConfig, *, base: Moments | None, seed: int
-    ) -> None:
-        """Solve the VAR of the plant's rows, and of the sites' where there are any."""
-        self.config: ForecasterConfig = config
-        self._data, self._seed = data, seed
-        rows = data.train
-        lags = max(config.lags, LAGS)
-        total = moments([(rows, np.ones_like(rows))], sensors=data.names, lags=lags)
-        self._rows = total if base is None else total.add(base)
-        linear = solve(self._rows.shortened(config.lags))
-        self._constants = constants_of(linear) | monitor_constants(self._rows, data.calibration)
-        self._base = VarBase(self._constants)
-        self.contract = self._contract(data)
-
-    def _contract(self, data: PlantData) -> Contract:
-        contract = contract_for(
-            RECIPE.model, data.sensors, step_ms=data.step_ms, window=WINDOW, horizon=HORIZON
-        )
-        self._score = detection.monitor_score(self._base, Monitor(self._constants), WINDOW)
-        alarm = AlarmRule(score="score", threshold=THRESHOLD, contribution="contribution")
-        return msgspec.structs.replace(contract, alarm=alarm)
-
-    def network(self) -> Network:
-        """A forecaster over a graph that is yet to be learned."""
-        config = self.config
-        return SensorNetwork(
-            config,
-            self.contract,
-            self._constants,
-            SensorGraph(len(self._data.sensors), config.embedding, config.neighbours),
-        )
-
-    def source(self, *, batch: int, rank: int = 0, world: int = 1) -> Source:
-        """Windows of the training rows, standardised, with their linear forecast."""
-        return Drawn(self._batch(self._data.train), self._seed, batch, rank, world)
-
-    def held_back(self) -> Sequence[Batch]:
-        """The windows of the calibration rows."""
-        return (self._batch(self._data.calibration),)
-
-    def samples(self) -> Samples:
-        """All windows of the calibration and the test rows."""
-        calibration, test = (self._part(rows) for rows in (self._data.calibration, self._data.test))
-        return Samples(calibration, test, self._selftest())
-
-    def baselines(self) -> dict[str, Any]:
-        """Errors of persistence, DLinear and the plain VAR."""
-        return forecasting.baselines(self._base, self._data, self.contract)
-
-    def report(self, model: TrainedModel) -> dict[str, Any]:
-        """How well the monitor finds faults, beside PCA."""
-        return {
-            "gate": round(float(model.constants["gate"][0].mean()), 3),
-            "rows": self._rows.n,
-            "detection": detection.report(self._score, self._data, WINDOW),
-        }
-
-    @torch.no_grad()
-    def _batch(self, rows: Floats) -> Tensors:
-        values = torch.tensor(cut(rows, WINDOW + HORIZON))
-        whole = self._base.standardised(values, torch.ones_like(values))
-        past = whole[:, :WINDOW]
-        linear = self._base(past, HORIZON)
-        return {"window": past, "linear": linear, "target": whole[:, WINDOW:]}
-
-    def _part(self, rows: Floats) -> Part:
-        values = cut(rows, WINDOW + HORIZON)
-        past, future = values[:, :WINDOW], values[:, WINDOW:]
-        inputs = {"values": past, "mask": np.ones_like(past)}
-        return Part(inputs, {"future": future, "scale": self._data.train.std(axis=0)})
-
-    def _selftest(self) -> Arrays:
-        """Windows `[4, W, S]`: normal, normal with gaps, faulty, faulty with gaps.
-
-        Telemetry has gaps, and the mask is easily left out by mistake.
-        """
-        data = self._data
-        fault = next(iter(data.faults.values()))[data.fault_start :]
-        normal, faulty = (cut(rows[: 2 * WINDOW], WINDOW)[0] for rows in (data.calibration, fault))
-        values = np.stack([normal, normal, faulty, faulty])
-        mask = np.ones_like(values)
-        gaps = np.random.default_rng(GAPS_SEED).random(mask[1::2].shape) < MISSING
-        mask[1::2][gaps] = 0.0
-        return {"values": np.where(mask > 0, values, 0.0).astype(np.float32), "mask": mask}
+KINDS_HELD: Final = frozenset(("sampled",))
+"""Kinds of sensors that report the same value several times."""
+BOUND: Final = 3.0
+NAME: Final = "sensor-graph"
 
 
 class SensorGraphRecipe:
     """Forecasts and finds faults."""
 
-    name = "sensor-graph"
+    name = NAME
     model = tep.PLANT.model
     summary = "forecast sensor telemetry and find faults, over a graph learned from it"
-    layout = "a table with a column for each sensor, rows in time order"
+    layout = "a table with a column for each sensor, rows in time order (docs/data.md, Series)"
     sizes: Mapping[str, msgspec.Struct] = SIZES
     run = RunSettings()
 
     def open(self, run: RunSettings, base: Moments | None = None) -> Task:
-        """Read the plant and solve its linear base.
+        """Read a plant and solve its linear base.
 
         Raises:
             BadUpdateError: `base` is of other sensors or lags.
+            DataError: the data are not of the layout, or too few.
             TrainingFailedError: there are too few rows.
         """
-        if run.data:
-            raise RequestError("this recipe trains on the shipped plant only")
-        return SensorTask(tep.load(), configured(run, SIZES), base=base, seed=run.seed)
+        if not run.data:
+            return PlantTask(configured(run, SIZES), seed=run.seed, base=base)
+        data = series.open(run.data)
+        config = adapted(configured(run, SIZES), data, run.options)
+        return SensorTask(data, config, Naming(NAME, monitored=True), seed=run.seed, base=base)
 
     def module(self, info: ModelInfo, constants: Arrays) -> Network:
         """The network with its graph as constants."""
-        config = msgspec.convert(info.config, ForecasterConfig)
-        buffers = tensors(constants)
-        with torch.device("meta"):
-            return SensorNetwork(config, info.contract, buffers, FrozenGraph(buffers))
+        return network_of(info, constants)
 
     def settle(self, model: TrainedModel) -> Arrays:
-        """The gate `[widths, horizon, S]`, chosen on held-back windows."""
-        part, kinds = model.samples.calibration, kind_counts(model.info.contract.sensors)
-        network = self.module(model.info, model.constants)
-        target = torch.tensor(part.truth["future"])
-        gates = []
-        for width in model.info.widths:
-            arrays = tensors(model.at(width))
-            closed, opened = (_forecast(network, arrays, part, share) for share in (0.0, 1.0))
-            scale = arrays["base.scale"]
-            linear, added = closed / scale, (opened - closed) / scale
-            gates.append(forecasting.gate(linear, added, target / scale, kinds=kinds))
-        return {"gate": torch.stack(gates).numpy()}
+        """Gate and relations of each width, chosen on held-back windows."""
+        return settled_constants(model)
 
     def error(self, outputs: Arrays, truth: Arrays) -> float:
         """Mean squared error in squared standard deviations of the training rows."""
         return scaled_error(outputs["forecast"], truth["future"], truth["scale"])
 
     def figures(self, outputs: Arrays, truth: Arrays) -> dict[str, float]:
-        """The error under the name that reports give it."""
-        return {"val_mse": self.error(outputs, truth)}
+        """The errors under the names that reports give them, in training deviations."""
+        forecast = outputs["forecast"]
+        deviation = scaled_deviation(forecast, truth["future"], truth["scale"])
+        return {"val_mse": self.error(outputs, truth), "val_mae": deviation}
 
 
 RECIPE: Final = SensorGraphRecipe()
 
 
-@torch.no_grad()
-def _forecast(network: Network, arrays: Tensors, part: Part, share: float) -> torch.Tensor:
-    """Forecasts in units of some windows, with that share of the correction."""
-    inputs = [torch.tensor(part.inputs[name]) for name in ("values", "mask")]
-    gate = torch.full(part.truth["future"].shape[1:], share)
-    return called(network, {**arrays, "gate": gate}, inputs)[0]
+def adapted(
+    config: ForecasterConfig, data: Series, options: Mapping[str, object]
+) -> ForecasterConfig:
+    """The configuration for recordings that nobody has tuned it for, where options do not say.
 
-
-def constants_of(var: Var) -> Tensors:
-    """The constants of the linear base, from its VAR."""
-    named = {
-        "base.mean": var.mean,
-        "base.scale": var.scale,
-        "base.intercept": var.intercept,
-        "base.coefficients": var.coefficients,
-    }
-    return {name: torch.tensor(array, dtype=torch.float32) for name, array in named.items()}
+    Levels may drift, so inputs are relative to the newest value; corrections may be larger than the
+    monitor of a steady plant would want them.
+    """
+    held = any(sensor.kind in KINDS_HELD for sensor in data.sensors)
+    wanted = {"relative": True, "bound": BOUND, "hold": held}
+    own = {name: value for name, value in wanted.items() if name not in options}
+    return msgspec.structs.replace(config, **own)

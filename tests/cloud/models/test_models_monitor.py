@@ -70,7 +70,8 @@ def test_contributions_add_up_to_the_score() -> None:
 def test_torch_and_numpy_forecast_the_same() -> None:
     windows = np.stack([NOISE[10:26], NOISE[50:66]])
     values = torch.tensor(windows)
-    forecast = BASE(BASE.standardised(values, torch.ones_like(values)), 4)
+    mask = torch.ones_like(values)
+    forecast = BASE(BASE.standardised(values, mask), mask, 4)
     assert np.allclose(forecast.numpy(), VAR.forecast(windows, 4), atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from aimass_cloud.models.forecaster import Forecaster, ForecasterConfig
+from aimass_cloud.models.forecaster import Forecaster, ForecasterConfig, Seen
 from aimass_cloud.models.nesting import Nesting
 from aimass_cloud.models.network import narrowed, nesting_of
 from aimass_shared.errors import NotFoundError
@@ -19,18 +19,21 @@ SENSORS = tuple(Sensor(f"s{number}", "%", kind) for number, kind in enumerate(KI
 
 def _forecaster() -> Forecaster:
     torch.manual_seed(3)
-    config = ForecasterConfig(hidden=HIDDEN)
-    forecaster = Forecaster(config, SENSORS, window=WINDOW, horizon=HORIZON).eval()
+    config = ForecasterConfig(hidden=HIDDEN, recent=WINDOW, quantiles=True, decoder="loop")
+    relations = ("inward", "outward")
+    forecaster = Forecaster(config, SENSORS, horizon=HORIZON, relations=relations).eval()
     with torch.no_grad():
         for parameter in forecaster.parameters():
             parameter.copy_(torch.randn_like(parameter) / 3)
     return forecaster
 
 
-def _inputs() -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+def _inputs() -> tuple[Seen, tuple[Tensor, Tensor], Tensor]:
     window = torch.randn(5, WINDOW, len(SENSORS))
     edges = (torch.rand(4, 4).softmax(1), torch.rand(4, 4).softmax(1))
-    return window, torch.ones_like(window), torch.randn(5, HORIZON, len(SENSORS)), edges
+    linear = torch.randn(5, HORIZON, len(SENSORS))
+    seen = Seen(window, torch.ones_like(window), window[:, -1:], linear)
+    return seen, edges, torch.ones(2)
 
 
 def test_a_width_keeps_the_leading_share_of_elastic_axes_only() -> None:
@@ -86,11 +89,9 @@ def test_a_slice_computes_what_the_full_network_computes_without_the_other_chann
 
 
 def _sums_over_hidden(name: str) -> bool:
-    return name in {
-        "messages.inward",
-        "messages.outward",
-        "cell.input",
-        "cell.state",
-        "head.correction",
-        "head.hold",
-    }
+    sums = ("maps.", "cell.input", "cell.state", "head.correction", "head.hold", "head.spread.")
+    starts = ("messages.", "cell.", "decoder.", "head.")
+    biases = ("bias", "changes")
+    return (
+        name.startswith(starts) and any(part in name for part in sums) and not name.endswith(biases)
+    )

@@ -81,7 +81,8 @@ def test_progress_rises_to_one() -> None:
 
 
 def test_evaluating_a_models_own_weights_gives_its_reported_error(model: TrainedModel) -> None:
-    assert evaluate(model, model.weights) == {"val_mse": model.metrics["val_mse"]}
+    found = evaluate(model, model.weights)
+    assert found == {name: model.metrics[name] for name in ("val_mse", "val_mae")}
     half = evaluate(model, model.weights, width=0.5)
     assert half == model.metrics["by_width"]["0.50"]
 
@@ -94,7 +95,7 @@ def test_a_child_keeps_base_and_threshold_and_knows_its_parent(model: TrainedMod
     assert all(
         np.array_equal(child.constants[name], array)
         for name, array in model.constants.items()
-        if name != "gate"
+        if name not in model.info.per_width
     )
     assert not np.array_equal(child.constants["gate"], model.constants["gate"])
     assert child.metrics["val_mse"] != model.metrics["val_mse"]
