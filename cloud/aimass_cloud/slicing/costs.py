@@ -78,8 +78,12 @@ def measured(graph: onnx.ModelProto, runner: Runner, *, plan: Recipe, test: Part
 
 def largest_value(graph: onnx.ModelProto) -> int:
     """Numbers in the largest value that the graph works out for one sample."""
-    inferred = onnx.shape_inference.infer_shapes(graph)
-    sizes = [_size(value) for value in inferred.graph.value_info]
+    inferred = onnx.shape_inference.infer_shapes(graph).graph
+    worked_out = {value.name for value in inferred.input}
+    for node in inferred.node:  # in order: what an input changes is there once a sample
+        if worked_out.intersection(node.input):
+            worked_out.update(node.output)
+    sizes = [_size(value) for value in inferred.value_info if value.name in worked_out]
     return max(sizes, default=1)
 
 
