@@ -3,8 +3,6 @@
 import io
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from aimass_cloud.training.history import Row
 
 SIZE_INCHES = (7.0, 4.0)
@@ -28,6 +26,8 @@ def plotted(rows: Sequence[Row]) -> dict[str, bytes]:
 def _curve(
     points: Sequence[tuple[int, float]], *, title: str, label: str, mark: int | None = None
 ) -> bytes:
+    from matplotlib.figure import Figure  # noqa: PLC0415  slow to import, and drawn once a run
+
     figure = Figure(SIZE_INCHES, DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*zip(*points, strict=True), marker=".", label=label)

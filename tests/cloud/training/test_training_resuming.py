@@ -6,12 +6,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
+from aimass_cloud.recipes.run import Optimizer
 from aimass_cloud.training.checkpoints import SHEET, Checkpoints
 from aimass_cloud.training.run_directory import RunDirectory
 from aimass_shared.errors import StateCorruptError
@@ -42,6 +44,27 @@ def test_a_killed_training_gives_the_same_weights_to_the_bit(
     assert _same(states[0].average, states[1].average)
     losses = [[(row.step, row.loss, row.held_back) for row in state.rows] for state in states]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": Optimizer("sgd")},
+        {"optimizer": Optimizer("muon")},
+        {"precision": "bf16", "accumulate": 3, "average": 0.0, "nesting": "distil"},
+    ],
+    ids=["sgd", "muon", "bf16 in parts"],
+)
+def test_every_way_of_training_can_be_interrupted(
+    child: ModuleType, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run = replace(child.RUN, **change)
+    with pytest.raises(child.StoppedError):
+        child.trained(run, tmp_path, task=child.TinyTask(0.3, child.stopping(14)))
+    resumed = child.trained(run, tmp_path, task=child.TinyTask(0.3))
+    whole = child.trained(run, task=child.TinyTask(0.3))
+    assert [row.loss for row in resumed.rows] == [row.loss for row in whole.rows]
+    assert _same(resumed.frozen.weights, whole.frozen.weights)
 
 
 def test_the_last_two_checkpoints_are_kept(child: ModuleType, tmp_path: Path) -> None:
