@@ -25,7 +25,7 @@ def drafted(
     weights, constants = (numbers(part) for part in frozen or network.frozen())
     axes = nesting_of(network).axes
     info = ModelInfo(
-        id=f"{plan.model}-draft",
+        id=f"{task.contract.model}-draft",
         recipe=plan.name,
         parent="",
         seed=run.seed,
@@ -56,7 +56,9 @@ def finished(plan: Recipe, model: TrainedModel, more: Mapping[str, Any]) -> Trai
     own = {"by_width": found, "parameters": model.parameters}
     metrics = {**more, **found[f"{widths[0]:.2f}"], **own}
     info = msgspec.structs.replace(
-        model.info, id=identify(plan.model, model.weights, model.constants), metrics=metrics
+        model.info,
+        id=identify(model.info.contract.model, model.weights, model.constants),
+        metrics=metrics,
     )
     return TrainedModel(info, model.weights, model.constants, model.samples, model.assets)
 
