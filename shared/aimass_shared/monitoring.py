@@ -27,13 +27,18 @@ MIN_FREEDOM = 3.0
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """What is averaged over how many of the newest rows: squared residuals or the residuals."""
+    """What is averaged over how many of the newest rows: squared residuals or the residuals.
+
+    `margin` widens the limit: an operating point moves slowly in normal operation too, more than a
+    short calibration segment shows.
+    """
 
     kind: Literal["spread", "shift"]
     rows: int
+    margin: float = 1.0
 
 
-CHARTS: Final = (Chart("spread", 3), Chart("spread", 12), Chart("shift", 6))
+CHARTS: Final = (Chart("spread", 3), Chart("spread", 12), Chart("shift", 6, margin=1.5))
 LONGEST: Final = max(chart.rows for chart in CHARTS)
 
 
@@ -151,7 +156,7 @@ class SiteMonitor:
         """
         part = nominal / len(CHARTS)
         levels = tuple(
-            limit(own, [sums[place] for sums in fleet], nominal=part)
+            limit(own, [sums[place] for sums in fleet], nominal=part) * CHARTS[place].margin
             for place, own in enumerate(site)
         )
         return SiteMonitor(self.var, self.whitening, SiteLimits(levels, nominal))

@@ -59,6 +59,7 @@ def test_moments_of_sites_make_the_base_better(model: TrainedModel) -> None:
     joined = train(NAME, SMALL, base=base)
     assert joined.metrics["baselines"]["var"] < model.metrics["baselines"]["var"]
     assert joined.metrics["rows"] == model.metrics["rows"] + base.n
+    assert joined.metrics["detection"]["monitor"]["far"] < 0.02
 
 
 def test_moments_of_another_plant_are_refused() -> None:
