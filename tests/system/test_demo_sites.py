@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aimass_cloud.recipes import tep
 from aimass_cloud.demo.sites import SITES, Site, site_config
+from aimass_cloud.recipes import tep
 from aimass_edge.config import EdgeSettings
 from aimass_edge.profiles import profile_path
 from aimass_shared.settings import load

@@ -239,7 +239,7 @@ class Workshop:
             progress=progress,
         )
         if inbox is not None:
-            await asyncio.to_thread(_drop, inbox, plan.run, model, result.arrays)
+            await asyncio.to_thread(_drop, inbox / plan.run, model, result.arrays)
         child = await asyncio.to_thread(training.with_weights, model, result.arrays)
         new = await self._register(child, parent=row.id)
         rounds = [_round(record) for record in result.records]
@@ -297,14 +297,14 @@ def _load(row: ModelRow) -> TrainedModel:
     return TrainedModel.load(Path(row.directory))
 
 
-def _drop(inbox: Path, run: str, model: TrainedModel, arrays: Arrays) -> None:
-    """Hand what the sites changed to a learner."""
+def _drop(path: Path, model: TrainedModel, arrays: Arrays) -> None:
+    """Hand what the sites changed to a learner, as a file in its inbox."""
     from aimass_cloud.training.incremental import Delta, Inbox  # noqa: PLC0415  torch is slow
 
-    place = Inbox(inbox)
+    place = Inbox(path.parent)
     place.open()
     changed = {name: arrays[name] - array for name, array in model.weights.items()}
-    place.put(run, Delta(model.id, changed))
+    place.put(path.name, Delta(model.id, changed))
 
 
 def _describe(artifact: SliceArtifact) -> Result:

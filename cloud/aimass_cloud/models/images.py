@@ -158,7 +158,7 @@ class ImageNetwork(Network):
         stride = 2 if _halves(sides, LARGE_SIDE) else 1
         self.stem = Stem(channels, stem, 3, stride=stride)
         self.blocks = nn.Sequential(
-            *_stages(stem, stages, layout.blocks, [side // stride for side in sides])
+            *_stages(stem, stages, blocks=layout.blocks, sides=[side // stride for side in sides])
         )
         self.readout = Readout(layout.stages[-1], classes, constants[TEMPERATURE])
 
@@ -191,7 +191,9 @@ def neutral(mean: Tensor, spread: Tensor) -> Tensors:
     return {"pixels.mean": mean, "pixels.spread": spread, TEMPERATURE: torch.ones(1)}
 
 
-def _stages(inputs: int, stages: Sequence[int], blocks: int, sides: Sequence[int]) -> list[Block]:
+def _stages(
+    inputs: int, stages: Sequence[int], *, blocks: int, sides: Sequence[int]
+) -> list[Block]:
     """The blocks of all stages; sides are halved while they are even and long enough."""
     made, variance = [], 1.0
     for outputs in stages:

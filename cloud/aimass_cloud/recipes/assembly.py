@@ -66,11 +66,11 @@ def finished(plan: Recipe, model: TrainedModel, more: Mapping[str, Any]) -> Trai
 def figures(plan: Recipe, model: TrainedModel, width: float = 1.0) -> dict[str, float]:
     """Figures of a model at a width, on its test samples."""
     test = model.samples.test
-    return plan.figures(outputs_of(plan, model, width, test), test.truth)
+    return plan.figures(outputs_of(plan, model, test, width=width), test.truth)
 
 
 @torch.no_grad()
-def outputs_of(plan: Recipe, model: TrainedModel, width: float, part: Part) -> Arrays:
+def outputs_of(plan: Recipe, model: TrainedModel, part: Part, *, width: float) -> Arrays:
     """What a model gives at a width for some samples, by the names of its contract's outputs."""
     network = plan.module(model.info, model.constants).eval()
     arrays, contract = tensors(model.at(width)), model.info.contract

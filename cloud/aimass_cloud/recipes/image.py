@@ -200,7 +200,7 @@ class ImageTask(Task):
         for at in range(0, len(self._judged), size):
             rows = self._judged[at : at + size]
             part = Part({"image": _scaled(self._test.pixels[rows])}, {})
-            found.append(outputs_of(RECIPE, model, width, part)[OUTPUTS[0]])
+            found.append(outputs_of(RECIPE, model, part, width=width)[OUTPUTS[0]])
         return figures(np.concatenate(found), self._test.labels[self._judged])
 
     def _turned(self) -> tuple[str, ...]:
@@ -280,7 +280,7 @@ class ImageRecipe:
         """The temperature of each width, chosen on held-back pictures."""
         part, chosen = model.samples.calibration, []
         for width, own in zip(model.info.widths, model.constants[TEMPERATURE], strict=True):
-            told = outputs_of(self, model, width, part)[OUTPUTS[0]]
+            told = outputs_of(self, model, part, width=width)[OUTPUTS[0]]
             logits = np.log(np.maximum(told, np.finfo(np.float32).tiny)) * own
             chosen.append([temperature(logits, part.truth["label"])])
         return {TEMPERATURE: np.array(chosen, np.float32)}

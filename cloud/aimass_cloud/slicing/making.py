@@ -185,7 +185,7 @@ class _Maker:
 
     def _reference(self, width: float) -> Arrays:
         """What torch computes for the self-test's inputs."""
-        return outputs_of(self._plan, self._model, width, Part(self._vectors, {}))
+        return outputs_of(self._plan, self._model, Part(self._vectors, {}), width=width)
 
 
 NAMES: Mapping[Role, str] = {

@@ -10,7 +10,7 @@ from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.training import RunSettings, train
 from aimass_shared.errors import BadTensorError, NotFoundError
 
-RUN = RunSettings(steps=2, check=2, widths=(1.0,), options={"hidden": 8, "steps": 1})
+RUN = RunSettings(steps=30, check=15, widths=(1.0,), options={"hidden": 8, "steps": 1})
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_every_example_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_is_carried_out() -> None:
     calls = {one.get_default("call") for one in _leaves()}
-    assert calls == COMMANDS.keys() | {"serve", "demo", "recipe-list"}
+    assert calls == COMMANDS.keys() | {"serve", "demo", "learn", "recipe-list"}
 
 
 def test_every_command_that_speaks_to_a_coordinator_takes_json_and_a_key() -> None:

@@ -93,7 +93,7 @@ def test_a_saved_model_is_the_same(model: TrainedModel, tmp_path: Path) -> None:
     loaded = TrainedModel.load(tmp_path)
     for width in RUN.widths:
         before, after = (
-            outputs_of(RECIPE, one, width, one.samples.calibration) for one in (model, loaded)
+            outputs_of(RECIPE, one, one.samples.calibration, width=width) for one in (model, loaded)
         )
         np.testing.assert_array_equal(before["relatedness"], after["relatedness"])
 
@@ -114,7 +114,7 @@ def test_scores_of_any_range_come_back_in_it(tmp_path: Path) -> None:
     run = msgspec.structs.replace(RUN, data=rows(tmp_path / "x.tsv"), steps=60)
     trained = train("text-match", run)
     assert trained.metrics["pearson"] > 0.5
-    related = outputs_of(RECIPE, trained, 1.0, trained.samples.test)["relatedness"]
+    related = outputs_of(RECIPE, trained, trained.samples.test, width=1.0)["relatedness"]
     assert 0 <= related.min() < 5 < related.max() <= 10
 
 

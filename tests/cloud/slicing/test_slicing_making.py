@@ -85,7 +85,7 @@ def _run(path: str, feeds: Arrays) -> Arrays:
 
 def _torch(model: TrainedModel, width: float, values: NDArray[np.float32]) -> Arrays:
     part = Part({"values": values, "mask": np.ones_like(values)}, {})
-    return outputs_of(recipes.find(model.info.recipe), model, width, part)
+    return outputs_of(recipes.find(model.info.recipe), model, part, width=width)
 
 
 @pytest.mark.parametrize("count", [1, 3])

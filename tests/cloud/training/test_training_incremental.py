@@ -204,7 +204,7 @@ def test_a_candidate_is_due_by_time_or_drift_but_not_without_learning() -> None:
 @given(rows=st.integers(20, 60), held_back=st.floats(0.05, 0.4))
 def test_nothing_learnt_from_is_judged_on(rows: int, held_back: float) -> None:
     values = np.arange(rows, dtype=np.float32)[:, None]
-    shelf = shelf_of("a", values, 8, held_back)
+    shelf = shelf_of("a", values, 8, held_back=held_back)
     learnt, judged = (cut(shelf, starts, 8)[0] for starts in (shelf.starts, shelf.judged))
     assert learnt.max() < judged.min()
     assert judged.max() == rows - 1
@@ -212,7 +212,8 @@ def test_nothing_learnt_from_is_judged_on(rows: int, held_back: float) -> None:
 
 def test_batches_favour_the_newest_shard_and_the_oldest_is_forgotten() -> None:
     shelves = [
-        shelf_of(str(number), np.full((40, 1), number, np.float32), 8, 0.2) for number in range(3)
+        shelf_of(str(number), np.full((40, 1), number, np.float32), 8, held_back=0.2)
+        for number in range(3)
     ]
     values, mask = drawn(shelves, np.random.default_rng(0), batch=100, newest=0.5, length=8)
     assert values.shape == (100, 8, 1)
@@ -222,7 +223,7 @@ def test_batches_favour_the_newest_shard_and_the_oldest_is_forgotten() -> None:
     assert [shelf.name for shelf in kept(shelves, 80)] == ["1", "2"]
     assert [shelf.name for shelf in kept(shelves, 1)] == ["2"]
     with pytest.raises(DataError, match="too few"):
-        shelf_of("b", np.zeros((10, 1), np.float32), 8, 0.2)
+        shelf_of("b", np.zeros((10, 1), np.float32), 8, held_back=0.2)
 
 
 def test_a_file_that_is_no_update_says_so(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ class Learner:
             raise DataError(f"{path.name} lacks columns of the model: {', '.join(missing[:5])}")
         rows = tables.numbers(table, names, path.name)
         length = contract.window + contract.horizon
-        shelf = windows.shelf_of(path.name, rows, length, policy.held_back)
+        shelf = windows.shelf_of(path.name, rows, length, held_back=policy.held_back)
         normal = shelf.starts[self._is_normal(shelf, length)]
         if len(normal) < (1 - policy.abnormal) * len(shelf.starts) or not len(normal):
             share = 1 - len(normal) / len(shelf.starts)
@@ -202,7 +202,7 @@ class Learner:
         values, mask = windows.cut(shelf, shelf.starts, length)
         part = Part({"values": values[:, :window], "mask": mask[:, :window]}, {})
         plan = recipes.find(self._model.info.recipe)
-        score = outputs_of(plan, self._model, self._model.info.widths[0], part)[alarm.score]
+        score = outputs_of(plan, self._model, part, width=self._model.info.widths[0])[alarm.score]
         return np.asarray(score <= alarm.threshold)
 
     def _learn(self) -> bool:
@@ -279,7 +279,7 @@ class Learner:
         part = Part(
             {"values": values[:, : contract.window], "mask": mask[:, : contract.window]}, {}
         )
-        outputs = outputs_of(plan, model, model.info.widths[0], part)
+        outputs = outputs_of(plan, model, part, width=model.info.widths[0])
         # What was not measured counts as forecast rightly, for every model alike.
         known = mask[:, contract.window :] > 0
         future = np.where(known, values[:, contract.window :], outputs["forecast"])

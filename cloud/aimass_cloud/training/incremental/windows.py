@@ -28,7 +28,7 @@ class Shelf:
     judged: NDArray[np.int64]
 
 
-def shelf_of(name: str, rows: Floats, length: int, held_back: float) -> Shelf:
+def shelf_of(name: str, rows: Floats, length: int, *, held_back: float) -> Shelf:
     """A shard with its end held back; no window to learn from reaches into it.
 
     Raises:
