@@ -43,6 +43,8 @@ class ForecasterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             data say, or the recipe.
         recent: rows of these that the network sees, the newest ones.
         graph: relations. "both" are the learned and, where there is one, the given graph.
+        start: of the learned graph: drawn, or from how what the base misses at a node goes with how
+            others moved just before.
         decoder: "direct" reads all steps ahead at once, "loop" steps to the horizon.
         base: the linear forecast; "auto" is what does best on held-back rows.
         bound: largest correction. clip: largest input. Both in standard deviations.
@@ -61,6 +63,7 @@ class ForecasterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     horizon: Rows = 0
     recent: Count = 48
     graph: Literal["none", "learned", "given", "both"] = "both"
+    start: Literal["random", "data"] = "random"
     decoder: Literal["direct", "loop"] = "direct"
     base: Literal["auto", "persistence", "direct", "var"] = "auto"
     bound: Positive = 1.0

@@ -83,14 +83,15 @@ class NodeGraph(nn.Module):
     @torch.no_grad()
     def start(self, related: Weights) -> None:
         """Start the embeddings from how related nodes are `[N, N]`, row = who hears."""
-        rank = self.source.shape[1]
         left, size, right = np.linalg.svd(np.asarray(related, np.float64))
+        rank = min(self.source.shape[1], self.nodes)
         root = np.sqrt(size[:rank])
-        self.target.copy_(torch.tensor(left[:, :rank] * root))
-        self.source.copy_(torch.tensor(right[:rank].T * root))
-        for part in (self.source, self.target):
+        sides = (self.target, left[:, :rank] * root), (self.source, right[:rank].T * root)
+        for part, start in sides:
+            part.zero_()
+            part[:, :rank] = torch.tensor(start, dtype=part.dtype)
             # As long as random ones on average, so that learning moves them as fast.
-            part.mul_(rank**0.5 / part.norm(dim=1).mean().clamp(min=1e-6))
+            part.mul_(part.shape[1] ** 0.5 / part.norm(dim=1).mean().clamp(min=1e-6))
 
     @torch.no_grad()
     def frozen(self) -> dict[str, Tensor]:

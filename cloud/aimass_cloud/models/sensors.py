@@ -101,8 +101,8 @@ class SensorNetwork(Network):
         With quantiles the pinball loss of both is added (Koenker and Bassett, 1978), which leaves
         the forecast alone.
         """
-        target, known = batch["target"], batch["known"]
-        share = known / known.mean().clamp(min=1e-6)
+        target, weight = batch["target"], batch["weight"]
+        share = weight / weight.mean().clamp(min=1e-6)
         if not self.quantiles:
             return (distance(self.loss, prediction - target) * share).mean()
         forecast, below, above = prediction.unbind(dim=1)

@@ -33,30 +33,42 @@ MOST_STEPS: Final = 24
 """Rows ahead that a VAR is stepped to."""
 JUDGED: Final = 256
 VAR: Final = "var"
+ROWS_EACH: Final = 4
+"""Complete rows for each coefficient of a sensor that a VAR needs to be a base."""
+RUNS: Final = 8
+"""Of training rows, or blocks, that units are taken from."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Mean and deviation of sensors `[S]`, over training rows."""
+    """In which recordings are seen, and in which errors are given.
+
+    Attributes:
+        mean, scale: of each sensor `[S]`, over training rows, as a network sees them.
+        counted: what an error of each sensor is divided by. Where all sensors have one unit it is
+            one number, so that errors count as they are in it.
+    """
 
     mean: Floats
     scale: Floats
+    counted: Floats
 
     @classmethod
     def of(cls, series: Series, var: Var | None) -> "Units":
         """Those of the VAR, or of all values that were measured."""
-        if var is not None:
-            return cls(var.mean, var.scale)
-        rows = np.concatenate(list(islice(training_rows(series), 4)))
-        mean, spread = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
-        flat = spread**2 <= FLAT * (1 + mean**2)
-        return cls(mean.astype(np.float64), np.where(flat, 1.0, spread).astype(np.float64))
+        rows = np.concatenate(list(islice(training_rows(series), RUNS)))
+        mean, spread = (each.astype(np.float64) for each in (_mean(rows), np.nanstd(rows, axis=0)))
+        spread = np.where(spread**2 <= FLAT * (1 + mean**2), 1.0, spread)
+        units = {sensor.unit for sensor in series.sensors}
+        is_one = len(units) == 1 and units != {""}
+        counted = np.full_like(spread, np.sqrt(np.mean(spread**2))) if is_one else spread
+        return cls(mean, spread, counted) if var is None else cls(var.mean, var.scale, counted)
 
-    def standard(self, rows: Rows) -> Floats:
-        """Rows in deviations from the mean."""
-        return (rows.astype(np.float64) - self.mean) / self.scale
+    def error_rows(self, rows: Rows) -> Floats:
+        """Rows about the mean, in what errors are given in."""
+        return (rows.astype(np.float64) - self.mean) / self.counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +77,14 @@ class LinearBase:
 
     Attributes:
         constants: as `models.base` takes them. name: what it is. rows: that it looks back.
-        errors: on held-back windows, of the best of each kind, in squared standard deviations.
+        errors: on held-back windows, of the best of each kind. units: in which they are.
     """
 
     constants: Tensors
     name: str
     rows: int
     errors: Mapping[str, float]
+    units: Units
 
 
 def training_rows(series: Series) -> Iterator[Rows]:
@@ -88,8 +101,19 @@ def horizon_of(series: Series, config: ForecasterConfig) -> int:
     return config.horizon or series.horizon or HORIZON
 
 
-def chosen_base(series: Series, config: ForecasterConfig, var: Var | None) -> LinearBase:
+def chosen_base(
+    series: Series, config: ForecasterConfig, var: Var | None, *, complete: int
+) -> LinearBase:
     """The best linear forecast on held-back rows, or of the kind that the run asks for.
+
+    A VAR with many coefficients for its rows misses less on those than on others: a network that
+    learns to correct it there learns too little. So it is a base only where rows are many.
+
+    Args:
+        series: the recordings.
+        config: of the run.
+        var: of the training rows, if there are enough.
+        complete: rows that it was solved from.
 
     Raises:
         TrainingFailedError: runs are too short for window and horizon, or the run asks for a VAR
@@ -98,20 +122,27 @@ def chosen_base(series: Series, config: ForecasterConfig, var: Var | None) -> Li
     units, horizon = Units.of(series, var), horizon_of(series, config)
     looked = _look_backs(series, config, horizon)
     plain, direct = _firsts(series, units, looked=looked, horizon=horizon)
-    errors = {plain.name: plain.error, direct.name: direct.error}
+    errors, rows = {plain.name: plain.error, direct.name: direct.error}, direct.direct.rows
+    usable = dict(errors)
     if var is not None and horizon <= MOST_STEPS:
-        errors[VAR] = _var_error(var, series, window=direct.direct.rows, horizon=horizon)
+        errors[VAR] = _var_error(var, series, units, window=rows, horizon=horizon)
+        if complete >= ROWS_EACH * len(var.coefficients):
+            usable[VAR] = errors[VAR]
     kinds = {"persistence": plain.name, "direct": direct.name, "var": VAR}
-    name = kinds.get(config.base) or min(errors, key=errors.__getitem__)
-    if name != VAR:
-        maps = (plain if name == plain.name else direct).direct.maps
-        return LinearBase(_constants(units, {"maps": maps}), name, direct.direct.rows, errors)
-    if var is None or VAR not in errors:
+    name = kinds.get(config.base) or min(usable, key=usable.__getitem__)
+    if name == VAR:
+        own = _coefficients(var if VAR in errors else None)
+    else:
+        own = {"maps": (plain if name == plain.name else direct).direct.maps}
+    return LinearBase(_constants(units, own), name, rows, errors, units)
+
+
+def _coefficients(var: Var | None) -> Mapping[str, Floats]:
+    if var is None:
         raise TrainingFailedError(
             f"no VAR here: it needs more complete rows than sensors, and at most {MOST_STEPS} ahead"
         )
-    own = {"intercept": var.intercept, "coefficients": var.coefficients}
-    return LinearBase(_constants(units, own), name, direct.direct.rows, errors)
+    return {"intercept": var.intercept, "coefficients": var.coefficients}
 
 
 def _look_backs(series: Series, config: ForecasterConfig, horizon: int) -> tuple[int, ...]:
@@ -130,23 +161,27 @@ def _firsts(
     most = int(MOST_SUMS / (len(series.sensors) * (max(looked) + horizon)))
     train, taken = [], 0
     for rows in training_rows(series):
-        train.append(units.standard(rows[: most - taken]))
+        train.append(units.error_rows(rows[: most - taken]))
         taken += len(train[-1])
         if taken >= most:
             break
-    held_back = [units.standard(run.rows) for run in series.calibration]
+    held_back = [units.error_rows(run.rows) for run in series.calibration]
     found = candidates(train, held_back, rows=looked, horizon=horizon)
     direct = [each for each in found if each.name != PERSISTENCE]
     return found[0], min(direct, key=lambda each: each.error)
 
 
-def _var_error(var: Var, series: Series, *, window: int, horizon: int) -> float:
+def _var_error(var: Var, series: Series, units: Units, *, window: int, horizon: int) -> float:
     """The error of a VAR on held-back windows."""
     windows = Windows.of(series.calibration, window + horizon).spread(JUDGED)
     past, future = windows[:, :window], windows[:, window:]
     mean = np.broadcast_to(var.mean, past.shape)
     forecast = var.forecast(np.where(np.isfinite(past), past, mean), horizon)
-    return scaled_error(forecast, var.standardised(future), np.ones(len(var.mean)))
+    return scaled_error(forecast * var.scale + var.mean, future, units.counted)
+
+
+def _mean(rows: Rows) -> Floats:
+    return np.asarray(np.nanmean(rows, axis=0), np.float64)
 
 
 def _constants(units: Units, own: Mapping[str, Floats]) -> Tensors:

@@ -84,9 +84,9 @@ def adapted(
     """The configuration for recordings that nobody has tuned it for, where options do not say.
 
     Levels may drift, so inputs are relative to the newest value; corrections may be larger than the
-    monitor of a steady plant would want them.
+    monitor of a steady plant would want them, and the graph starts from what the rows tell.
     """
     held = any(sensor.kind in KINDS_HELD for sensor in data.sensors)
-    wanted = {"relative": True, "bound": BOUND, "hold": held}
+    wanted = {"relative": True, "bound": BOUND, "hold": held, "start": "data"}
     own = {name: value for name, value in wanted.items() if name not in options}
     return msgspec.structs.replace(config, **own)

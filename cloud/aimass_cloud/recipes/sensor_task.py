@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aimass_cloud.datasets.runs import Rows, Run
 from aimass_cloud.datasets.series import Series
@@ -24,7 +25,7 @@ from aimass_cloud.models.shrinkage import LAGS, normal_of
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import scaled_error
 from aimass_cloud.recipes import forecasting
-from aimass_cloud.recipes.linear_base import Units, chosen_base, horizon_of, training_rows
+from aimass_cloud.recipes.linear_base import RUNS, VAR, chosen_base, horizon_of, training_rows
 from aimass_cloud.recipes.sampling import Drawn
 from aimass_cloud.recipes.settling import candidate_errors, covered
 from aimass_cloud.recipes.streaming import Streamed
@@ -39,6 +40,7 @@ GAPS_SEED: Final = 20
 MOST_WINDOWS: Final = 1000
 MOST_BYTES: Final = 8 << 20
 """Of the windows of each part that travel with a model."""
+MOST_RELATED: Final = 2000
 WATCHED: Final = 256
 """Windows of a batch that training looks at."""
 MOST_SUMS: Final = 2e8
@@ -77,7 +79,7 @@ class SensorTask(Task):
         """
         self._data, self._seed = data, seed
         self._rows, var = _solved(data, config.lags, base)
-        self._linear = chosen_base(data, config, var)
+        self._linear = chosen_base(data, config, var, complete=self._rows.n)
         self._constants = dict(self._linear.constants)
         if naming.monitored and var is not None:
             self._constants |= _monitor(self._rows, data)
@@ -99,6 +101,9 @@ class SensorTask(Task):
             normal = normal_of(var, _longest(data).rows)
             self.contract = msgspec.structs.replace(self.contract, normal=normal)
         self._length = self.contract.window + self.contract.horizon
+        self._scale = self._linear.units.counted.astype(np.float32)
+        relative = self._base.scale / torch.from_numpy(self._scale)
+        self._weight = relative.square() / relative.square().mean()
         settled = {"loudness": bool(self._graph().relations), "reach": config.quantiles}
         self.per_width = ("gate", *(name for name, is_there in settled.items() if is_there))
 
@@ -108,7 +113,27 @@ class SensorTask(Task):
 
     def network(self) -> Network:
         """A forecaster over a graph that is yet to be learned."""
-        return SensorNetwork(self.config, self.contract, self._constants, graph=self._graph())
+        graph = self._graph()
+        if graph.learned and self.config.start == "data":
+            graph.start(self._related(graph.nodes))
+        return SensorNetwork(self.config, self.contract, self._constants, graph=graph)
+
+    @torch.no_grad()
+    def _related(self, nodes: int) -> NDArray[np.float64]:
+        """How what the linear base misses at a node goes with how others moved before `[N, N]`."""
+        runs = [Run("", rows) for rows in islice(training_rows(self._data), RUNS)]
+        values = Windows.of(runs, self._length).spread(MOST_RELATED)
+        batch = self._batch(values)
+        missed = (batch["target"] - batch["linear"]).mean(dim=1)
+        moved = batch["window"][:, -1] - batch["window"][:, -self.config.recent :].mean(dim=1)
+        sides = [
+            (side - side.mean(dim=0)) / side.std(dim=0).clamp(min=1e-6) for side in (missed, moved)
+        ]
+        sensors = len(self._data.sensors)
+        related = np.zeros((nodes, nodes))
+        related[:sensors, :sensors] = (sides[0].T @ sides[1]).numpy() / len(values)
+        np.fill_diagonal(related, 0.0)
+        return related
 
     def _graph(self) -> NodeGraph:
         config, data = self.config, self._data
@@ -169,7 +194,7 @@ class SensorTask(Task):
         values, mask = (torch.tensor(part.inputs[name]) for name in ("values", "mask"))
         linear = self._base(self._base.standardised(values, mask), mask, self.contract.horizon)
         units = (linear * self._base.scale + self._base.mean).numpy()
-        name = "var" if self._linear.name == "var" else "linear"
+        name = VAR if self._linear.name == VAR else "linear"
         return found | {name: scaled_error(units, part.truth["future"], scale)}
 
     def report(self, model: TrainedModel) -> dict[str, Any]:
@@ -194,7 +219,7 @@ class SensorTask(Task):
             "mask": mask,
             "linear": self._base(past, mask, horizon),
             "target": rows[:, window:],
-            "known": known[:, window:],
+            "weight": known[:, window:] * self._weight,
         }
 
     @property
@@ -208,20 +233,13 @@ class SensorTask(Task):
             min(MOST_WINDOWS, max(1, MOST_BYTES // each))
         )
         past, future = np.split(values, [self.contract.window], axis=1)
-        return Part(_inputs(past), {"future": future, "scale": self._scale()})
-
-    def _scale(self) -> Rows:
-        """Deviations of the training rows, in which errors are given."""
-        if self._data.shards is not None:
-            return self._base.scale.numpy()
-        spread = np.nanstd(np.concatenate([run.rows for run in self._data.train]), axis=0)
-        return np.where(spread > 0, spread, 1.0).astype(np.float32)
+        return Part(_inputs(past), {"future": future, "scale": self._scale})
 
     def _some_training(self) -> Rows:
         """Standardised training windows without gaps, `[n, length, S]`."""
-        units = Units(self._base.mean.double().numpy(), self._scale().astype(np.float64))
-        rows = (filled(units.standard(each)) for each in islice(training_rows(self._data), 8))
-        runs = [Run("", each.astype(np.float32)) for each in rows]
+        rows = islice(training_rows(self._data), RUNS)
+        units = self._linear.units
+        runs = [Run("", filled(units.error_rows(each)).astype(np.float32)) for each in rows]
         each = self._length**2 * len(self._data.sensors)
         return Windows.of(runs, self._length).spread(max(2, int(MOST_SUMS / each)))
 

@@ -58,7 +58,8 @@ class _Called:
     def __init__(self, model: TrainedModel, width: float) -> None:
         self._network = network_of(model.info, model.constants).eval()
         self._arrays = tensors(model.at(width))
-        self.mean, self.scale = self._arrays["base.mean"], self._arrays["base.scale"]
+        self._mean = self._arrays["base.mean"]
+        self._scale = torch.from_numpy(model.samples.calibration.truth["scale"])
         self.relations: Sequence[str] = self._network.forecaster.relations
 
     @torch.no_grad()
@@ -73,8 +74,8 @@ class _Called:
         return [torch.cat(each) for each in zip(*parts, strict=True)]
 
     def standard(self, values: Tensor) -> Tensor:
-        """Values in units, standardised."""
-        return (values - self.mean) / self.scale
+        """Values in units as errors are taken."""
+        return (values - self._mean) / self._scale
 
 
 def _choices(model: TrainedModel, width: float) -> list[Choice]:

@@ -126,7 +126,7 @@ def test_a_missing_target_does_not_count_in_either_loss() -> None:
     assert first == second
     prediction = torch.zeros(2, 3, 5)
     one, other = (
-        model.criterion(prediction, {"target": rows[:, 16:], "known": mask[:, 16:]})
+        model.criterion(prediction, {"target": rows[:, 16:], "weight": mask[:, 16:]})
         for rows in (values, wild)
     )
     assert one == other
@@ -204,10 +204,9 @@ def test_a_band_lies_around_the_forecast_and_its_loss_leaves_the_forecast_alone(
     assert (lower < forecast).all()
     assert (forecast < upper).all()
     prediction = torch.randn(4, 3, 3, 5, requires_grad=True)
-    known = torch.ones(4, 3, 5)
-    batch = {"target": torch.randn(4, 3, 5), "known": known}
+    batch = {"target": torch.randn(4, 3, 5), "weight": torch.ones(4, 3, 5)}
     torch.autograd.backward(model.criterion(prediction, batch))
     assert prediction.grad is not None
-    expected = 2 * (prediction[:, 0] - batch["target"]) / known.numel()
+    expected = 2 * (prediction[:, 0] - batch["target"]) / 60
     assert torch.allclose(prediction.grad[:, 0], expected)
     assert prediction.grad[:, 1:].abs().sum() > 0

@@ -1,8 +1,12 @@
-"""The gate of a correction, on cases whose answer is known."""
+"""What is chosen on held-back windows, on cases whose answer is known."""
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from aimass_cloud.recipes.forecasting import gate
+from aimass_cloud.models.forecaster import SIDES
+from aimass_cloud.recipes.forecasting import choices, coverage, gate, reach
+from aimass_shared.manifest import Sensor
 
 
 def test_a_right_correction_is_let_through_and_a_wrong_one_is_not() -> None:
@@ -18,3 +22,46 @@ def test_a_gate_cannot_make_the_forecast_worse_where_it_was_chosen() -> None:
     linear, added, target = (torch.randn(50, 2, 3, generator=random) for _ in range(3))
     gated = linear + gate(linear, added, target, kinds=["a", "a", "b"]) * added
     assert (gated - target).square().mean() <= (linear - target).square().mean()
+
+
+def test_a_missing_value_does_not_move_the_gate() -> None:
+    random = torch.Generator().manual_seed(5)
+    linear, added, target = (torch.randn(50, 2, 3, generator=random) for _ in range(3))
+    gaps = target.masked_fill(torch.rand(target.shape, generator=random) < 0.2, torch.nan)
+    known = gate(linear, added, gaps, kinds=["a"] * 3)
+    wild = gate(linear, torch.where(gaps.isnan(), 1e6, added), gaps, kinds=["a"] * 3)
+    assert known.isfinite().all()
+    assert torch.equal(known, wild)
+
+
+def test_a_relation_that_does_harm_is_silent() -> None:
+    target = torch.randn(200, 2, 3, generator=torch.Generator().manual_seed(6))
+
+    def forecast(share: Tensor, loudness: Tensor) -> Tensor:
+        said = target - 3.0 * loudness[2] * target.flip(0) + 0.0 * loudness[0]
+        return share * said
+
+    relations = ("inward", "outward", "given_inward", "given_outward")
+    found = choices(forecast, target, relations=relations, sensors=[Sensor("s", "", "a")] * 3)
+    assert [each.name for each in found] == [
+        "network, no graph",
+        "network, given graph",
+        "network, learned graph",
+        "network, learned + given graph",
+    ]
+    best = min(found, key=lambda each: each.error)
+    assert best.loudness[2:].tolist() == [0.0, 0.0]
+    assert best.error < 1e-6
+
+
+def test_a_band_reaches_as_far_as_held_back_values_lie_out() -> None:
+    random = torch.Generator().manual_seed(7)
+    target = torch.randn(4000, 2, 3, generator=random) * torch.tensor([1.0, 5.0, 5.0])
+    band = torch.ones(4000, SIDES, 2, 3)
+    far = reach(torch.zeros_like(target), band, target, kinds=["a", "b", "b"])
+    assert far.shape == (SIDES, 2, 3)
+    expected = torch.tensor([1.0, 5.0, 5.0]) * 1.2816
+    assert torch.allclose(far, expected.expand_as(far), rtol=0.1)
+    lower, upper = (-far[0]).expand_as(target), far[1].expand_as(target)
+    found = coverage(lower.numpy(), upper.numpy(), target.numpy(), scale=np.ones(3, np.float32))
+    assert abs(found["covered"] - 0.8) < 0.02
