@@ -45,7 +45,7 @@ class RankingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     channels: Count = 96
     length: Count = 50
-    edges: Annotated[int, msgspec.Meta(ge=0)] = 16
+    edges: Annotated[int, msgspec.Meta(ge=0)] = 8
     neighbours: Count = 64
     recent: Count = 8
     negatives: Count = 1024

@@ -1,8 +1,8 @@
 """Histories of users as training takes them: left out last items, batches of like lengths."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from aimass_shared.errors import DataError
 
 Ids = NDArray[np.int64]
 
-GROUPS = 16
 LEAST_USERS = 20
 EVALUATED = 3
 """Items that a user needs to be judged on the last one."""
@@ -83,47 +82,49 @@ def padded(histories: Sequence[Ids], length: int) -> Ids:
     return rows
 
 
-class Grouped:
-    """Batches of histories of like lengths with drawn negatives; a source (see `recipes.task`).
+class Epochs:
+    """Histories of like lengths in batches, each once an epoch; a source is made with `drawing`.
 
-    A batch of long histories has fewer of them, so that all steps have as many places.
+    A batch of long histories has fewer of them, so that all steps have as many places. Which
+    places of the order by length make a batch is fixed; who is there is drawn for each epoch.
+    (Drawn with replacement, the ranker of the video games ends 4 % lower.)
     """
 
     def __init__(
         self, histories: Sequence[Ids], frequency: NDArray[np.float64], *, length: int, seed: int
     ) -> None:
         """Take what is trained on; those of one item teach nothing."""
-        taught = sorted((history for history in histories if len(history) > 1), key=len)
-        if not taught:
+        taught = sorted((history[-length - 1 :] for history in histories), key=len)
+        self._histories = [history for history in taught if len(history) > 1]
+        if not self._histories:
             raise DataError("no user has two items to learn from")
-        ends = np.linspace(0, len(taught), min(GROUPS, len(taught)) + 1).astype(int)
-        self._groups = [
-            padded(taught[a:b], min(length + 1, len(taught[b - 1]))) for a, b in pairwise(ends)
-        ]
-        places = np.array([group.size for group in self._groups], float)
-        self._odds = places / places.sum()
-        self._mean = places.sum() / len(taught)
+        self._lengths = np.array([len(history) for history in self._histories])
         weight = frequency**POWER
         self._share = np.cumsum(weight) / weight.sum()
         self._log_share = np.log(np.maximum(weight / weight.sum(), 1e-12)).astype(np.float32)
-        self._seed = seed
+        self.seed = seed
 
     def drawing(self, *, batch: int, negatives: int, rank: int = 0, world: int = 1) -> "Drawing":
         """Batches of about so many histories, of which `rank` gets its share."""
-        return Drawing(self, batch, negatives, rank, world)
+        places = max(1.0, batch * float((self._lengths - 1).mean()))
+        number = (np.cumsum(self._lengths - 1) - 1) // places
+        starts = np.flatnonzero(np.diff(number, prepend=-1))
+        return Drawing(self, starts, negatives, rank=rank, world=world)
 
-    def batch(self, number: int, drawing: "Drawing") -> Batch:
-        """Batch of a number."""
-        random = np.random.default_rng((self._seed, number))
-        group = self._groups[random.choice(len(self._groups), p=self._odds)]
-        count = max(drawing.world, round(drawing.batch * self._mean / group.shape[1]))
-        chosen = random.integers(len(group), size=count)[drawing.rank :: drawing.world]
-        random = np.random.default_rng((self._seed, number, drawing.rank + 1))
+    def order(self, epoch: int) -> Ids:
+        """Numbers of the histories by length; those of one length in a drawn order."""
+        random = np.random.default_rng((self.seed, epoch))
+        return np.lexsort((random.random(len(self._lengths)), self._lengths))
+
+    def batch(self, number: int, mine: Ids, drawing: "Drawing") -> Batch:
+        """The batch of a number, of these histories."""
+        random = np.random.default_rng((self.seed, number, drawing.rank))
         drawn = np.searchsorted(self._share, random.random(drawing.negatives))
         negatives = np.minimum(drawn, len(self._share) - 1)
         log_q = self._log_share[negatives] + np.float32(np.log(drawing.negatives))
+        histories = [self._histories[one] for one in mine]
         return {
-            "sequence": torch.from_numpy(group[chosen]),
+            "sequence": torch.from_numpy(padded(histories, int(self._lengths[mine].max()))),
             "negatives": torch.from_numpy(negatives),
             "log_q": torch.from_numpy(log_q),
         }
@@ -131,17 +132,22 @@ class Grouped:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """What one process draws from grouped histories."""
+    """What one process draws: batches begin at `starts` of an epoch's order."""
 
-    groups: Grouped
-    batch: int
+    histories: Epochs
+    starts: Ids
     negatives: int
     rank: int
     world: int
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Batches from number `start` on, without end."""
-        number = start
-        while True:
-            yield self.groups.batch(number, self)
-            number += 1
+        count = len(self.starts)
+        for epoch in itertools.count(start // count):
+            order = np.split(self.histories.order(epoch), self.starts[1:])
+            turns = np.random.default_rng((self.histories.seed, epoch, 1)).permutation(count)
+            first = max(0, start - epoch * count)
+            for place, turn in enumerate(turns[first:].tolist(), first):
+                members = order[turn]
+                mine = members[self.rank :: self.world] if len(members) >= self.world else members
+                yield self.histories.batch(epoch * count + place, mine, self)

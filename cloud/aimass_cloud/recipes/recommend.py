@@ -18,7 +18,7 @@ from aimass_cloud.models.samples import Arrays, Part, Samples
 from aimass_cloud.models.trained import ModelInfo, TrainedModel
 from aimass_cloud.recipes import toplists
 from aimass_cloud.recipes.assembly import outputs_of
-from aimass_cloud.recipes.histories import Asked, Grouped, Ids, split
+from aimass_cloud.recipes.histories import Asked, Epochs, Ids, split
 from aimass_cloud.recipes.run import Optimizer, RunSettings, Schedule, configured
 from aimass_cloud.recipes.task import Source, Task
 from aimass_shared.errors import DataError
@@ -33,18 +33,19 @@ SIZES: Final = {
     "xl": RankingConfig(channels=4608, negatives=8192),
 }
 RUN: Final = RunSettings(
-    steps=1000,
+    steps=1500,
     batch=128,
     optimizer=Optimizer(rate=1e-2, decay=0.0),
     schedule=Schedule(warm_up=100),
     check=100,
-    patience=4,
+    patience=6,
 )
 SYNTHETIC_SEED: Final = 7
 WATCHED, KEPT = 2000, 1000
 """Users whose held-back item is looked at in training, and users that travel with a model."""
 ALL_NEIGHBOURS: Final = 300
-BLENDS: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+BLENDS: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+DEPTH: Final = 100
 ROWS: Final = 256
 
 
@@ -97,10 +98,10 @@ class RecommendTask(Task):
 
     def source(self, *, batch: int, rank: int = 0, world: int = 1) -> Source:
         """Training histories with drawn negatives."""
-        grouped = Grouped(
+        epochs = Epochs(
             self._split.train, self._frequency, length=self.config.length, seed=self._seed
         )
-        return grouped.drawing(batch=batch, negatives=self.config.negatives, rank=rank, world=world)
+        return epochs.drawing(batch=batch, negatives=self.config.negatives, rank=rank, world=world)
 
     def held_back(self) -> Sequence[Batch]:
         """Histories and the item after them, of some users."""
@@ -165,7 +166,7 @@ class RecommendTask(Task):
     def judged(self, model: TrainedModel, width: float) -> dict[str, float]:
         """Figures of a width for the test items of all users."""
         test = _part(self.test)
-        return RECIPE.figures(outputs_of(RECIPE, model, width, test), test.truth)
+        return RECIPE.figures(outputs_of(RECIPE, model, test, width=width), test.truth)
 
     def _graph(self) -> ItemGraph | None:
         """Relations "next", "previous" and "together", counted from the training histories."""
@@ -242,13 +243,13 @@ def _batches(asked: Asked) -> Iterator[Batch]:
         }
 
 
-def _ndcg(scores: Tensor, batch: Batch) -> Tensor:
-    """NDCG at 10 of each history: `1 / log2(1 + rank)` up to rank 10, else 0."""
+def _ndcg(scores: Tensor, batch: Batch, depth: int = TOP) -> Tensor:
+    """NDCG of each history: `1 / log2(1 + rank)` up to a rank, else 0."""
     history, item = batch["history"], batch["item"]
     wanted = scores.gather(1, item[:, None])
     left_out = torch.cat([history, torch.zeros_like(history[:, :1])], dim=1)
     better = (scores.scatter(1, left_out, OUT) > wanted).sum(dim=1)
-    return torch.where(better < TOP, 1 / torch.log2(better + 2.0), 0.0)
+    return torch.where(better < depth, 1 / torch.log2(better + 2.0), 0.0)
 
 
 def scoring(model: TrainedModel, width: float, **other: float) -> toplists.Score:
@@ -267,12 +268,15 @@ def scoring(model: TrainedModel, width: float, **other: float) -> toplists.Score
 
 
 def _blend(model: TrainedModel, width: float, asked: Asked) -> float:
-    """The share of the neighbourhoods with the best NDCG; the smallest of equal ones."""
+    """The share of the neighbourhoods with the best NDCG; the smallest of equal ones.
+
+    To rank 100, because that of ten says too little of some hundred users.
+    """
     without, with_one = (scoring(model, width, blend=share) for share in (0.0, 1.0))
     found: list[list[Tensor]] = [[] for _ in BLENDS]
     for batch in _batches(asked):
         history = batch["history"].numpy()
         own, both = (torch.from_numpy(score(history)) for score in (without, with_one))
         for blend, parts in zip(BLENDS, found, strict=True):
-            parts.append(_ndcg(own + blend * (both - own), batch))
+            parts.append(_ndcg(own + blend * (both - own), batch, DEPTH))
     return BLENDS[int(np.argmax([float(torch.cat(parts).mean()) for parts in found]))]

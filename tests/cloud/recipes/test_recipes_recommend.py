@@ -1,5 +1,6 @@
 """The recipe "recommend" from histories to slices."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from aimass_cloud.datasets.interactions import Interactions, synthetic
 from aimass_cloud.models.trained import TrainedModel
-from aimass_cloud.recipes.histories import Grouped, split
+from aimass_cloud.recipes.histories import Epochs, split
 from aimass_cloud.recipes.recommend import RECIPE, RecommendTask, scoring
 from aimass_cloud.recipes.run import RunSettings
 from aimass_cloud.recipes.toplists import TOP, figures, popularity, top
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunSettings:
     ]
     path.write_text("\n".join(rows))
     return msgspec.structs.replace(
-        RECIPE.run, data=str(path), size="tiny", steps=60, check=20, options=OPTIONS
+        RECIPE.run, data=str(path), size="tiny", steps=240, check=40, options=OPTIONS
     )
 
 
@@ -80,11 +81,18 @@ def test_the_last_item_is_the_test_and_never_trained_on() -> None:
 def test_batches_are_a_function_of_their_number_and_ranks_share_them() -> None:
     data = synthetic(5, users=200, items=50)
     parts = split(data, length=8)
-    groups = Grouped(parts.train, parts.frequency(data.size), length=8, seed=1)
+    groups = Epochs(parts.train, parts.frequency(data.size), length=8, seed=1)
     first = groups.drawing(batch=16, negatives=7)
+    count = len(first.starts)
+    taught = sorted(tuple(one[-9:].tolist()) for one in parts.train if len(one) > 1)
+    taken = list(islice(first.batches(0), 2 * count))
+    for epoch in (taken[:count], taken[count:]):
+        rows = [tuple(row[row > 0].tolist()) for batch in epoch for row in batch["sequence"]]
+        assert sorted(rows) == taught
+    for number in (5, count + 2):
+        later = next(first.batches(number))
+        assert all((later[name] == taken[number][name]).all() for name in later)
     later = next(first.batches(5))
-    again = [batch for _, batch in zip(range(6), first.batches(0), strict=False)][-1]
-    assert all((later[name] == again[name]).all() for name in later)
     shares = [
         next(groups.drawing(batch=16, negatives=7, rank=rank, world=2).batches(5))["sequence"]
         for rank in (0, 1)
