@@ -247,9 +247,9 @@ class ImageRecipe:
     )
     sizes: Mapping[str, msgspec.Struct] = SIZES
     run = RunSettings(
-        steps=1200,
+        steps=1800,
         batch=32,
-        optimizer=Optimizer("muon", rate=5e-3, decay=0.05),
+        optimizer=Optimizer("muon", rate=1e-2, decay=0.05),
         schedule=Schedule(warm_up=100),
         nesting="distil",
         check=200,

@@ -33,6 +33,13 @@ def test_lines_in_one_direction_forbid_rows_for_columns_alone() -> None:
     assert found(lines, one_class(lines), 0) == ("mirror", "flip")
 
 
+def test_lines_that_mostly_run_one_way_are_lines_the_other_way_too() -> None:
+    lines = np.repeat(noise(200)[..., :1, :], 12, axis=2)
+    lines[:20] = lines[:20].swapaxes(-1, -2)
+    assert 0.7 < told_apart("transpose", lines, one_class(lines), seed=0) < 0.95
+    assert found(lines, one_class(lines), 0) == tuple(TURNS)
+
+
 def test_a_class_counts_by_itself() -> None:
     """Two classes that are each other's mirror image look symmetric only when thrown together."""
     left = noise(100) // 2 + np.linspace(100, 0, 12).astype(np.uint8)
