@@ -57,7 +57,7 @@ def test_from_a_token_to_an_alarm(ground: Ground, make_site: MakeSite) -> None:
     assert checked["model"] == "ok: none yet, a rollout brings one"
     taken = site.roll_out(ground.release)
     assert taken["state"] == "applied", taken
-    named = f"ok: {taken['slice']} of {ground.release}"
+    named = f"ok: {taken['slice']} of {ground.release}, fed from telemetry"
     assert site.command("check")["model"] == f"{named}, on trial"
 
     data, before = PLANT.load(), 30
