@@ -138,7 +138,8 @@ class Workshop:
         recipes.check(request.recipe)
         base = await asyncio.to_thread(self._moments, request.base) if request.base else None
         training = await _needs_torch(_import_training)
-        run = chosen(recipes.find(request.recipe).run, given=request.given)
+        plan, own = recipes.find(request.recipe), recipes.own_run(request.recipe)
+        run = chosen(plan.run, own=own, given=request.given)
         run = msgspec.structs.replace(run, data=self._roots.checked(run.data))
         # Graphs of other sizes or data would be exported for nothing.
         ahead = not (request.given.keys() - {"seed"})

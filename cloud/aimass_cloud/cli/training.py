@@ -103,13 +103,15 @@ def _asked(args: argparse.Namespace, place: "RunDirectory") -> tuple[str, RunSet
     old = place.found() if args.resume else None
     recipe = args.recipe or (old.recipe if old else recipes.FLAGSHIP)
     base = old.settings if old else recipes.find(recipe).run
+    own = None if old else recipes.own_run(recipe)
     given = {
         "data": _address(args.data),
         "seed": args.seed,
         "size": args.size,
         **_assigned(args),
     }
-    return recipe, chosen(base, files=[Path(args.config)] if args.config else [], given=given)
+    files = [Path(args.config)] if args.config else []
+    return recipe, chosen(base, own=own, files=files, given=given)
 
 
 def _told_of(model: "TrainedModel", place: "RunDirectory", *, json: bool) -> Json:

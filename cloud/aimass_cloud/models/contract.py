@@ -5,6 +5,7 @@ from aimass_shared.manifest import AlarmRule, Contract, Sensor, TensorSpec
 FORECAST = ("forecast",)
 SCORED = ("score", "contribution")
 BAND = ("lower", "upper")
+TREND = ("trend",)
 THRESHOLD = 1.0
 """Scores are in units of the monitor's limits."""
 
@@ -18,6 +19,7 @@ def contract_for(  # noqa: PLR0913  all by name
     horizon: int,
     monitored: bool = True,
     quantiles: bool = False,
+    trend: bool = False,
 ) -> Contract:
     """What models of a name need and give.
 
@@ -29,10 +31,12 @@ def contract_for(  # noqa: PLR0913  all by name
         horizon: rows of a forecast.
         monitored: whether there are a score and an alarm.
         quantiles: whether there is a band around the forecast.
+        trend: whether the change over the horizon is given as a share too.
     """
     whole, ahead = (-1, window, len(sensors)), (-1, horizon, len(sensors))
     shapes = {"score": (-1,), "contribution": (-1, len(sensors))}
-    names = (*FORECAST, *SCORED * monitored, *BAND * quantiles)
+    shapes["trend"] = shapes["contribution"]
+    names = (*FORECAST, *SCORED * monitored, *BAND * quantiles, *TREND * trend)
     alarm = AlarmRule(score="score", threshold=THRESHOLD, contribution="contribution")
     return Contract(
         model=model,

@@ -35,11 +35,17 @@ class Affinity(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Directed pairs of items: `later` came after `earlier`, with the count of all histories."""
+    """Directed pairs of items: `later` came after `earlier`, each pair once.
+
+    Attributes:
+        counts: of all histories, as they fade. users: histories that have the pair.
+        frequency: histories that have an item, by its number.
+    """
 
     earlier: Ids
     later: Ids
     counts: NDArray[np.float64]
+    users: NDArray[np.float64]
     frequency: NDArray[np.float64]
 
     def both_ways(self, back: float) -> "Pairs":
@@ -49,12 +55,19 @@ class Pairs:
         earlier = np.concatenate([self.earlier, self.later])
         later = np.concatenate([self.later, self.earlier])
         counts = np.concatenate([self.counts, back * self.counts])
-        return _summed(earlier, later, counts, frequency=self.frequency)
+        users = np.concatenate([self.users, self.users])
+        return _summed(earlier, later, (counts, users), frequency=self.frequency)
 
     @property
     def reversed(self) -> "Pairs":
         """The other way round."""
-        return Pairs(self.later, self.earlier, self.counts, self.frequency)
+        return Pairs(self.later, self.earlier, self.counts, self.users, self.frequency)
+
+    def of_users(self, least: int) -> "Pairs":
+        """Those of at least so many histories."""
+        kept = self.users >= least
+        columns = (self.earlier, self.later, self.counts, self.users)
+        return Pairs(*(column[kept] for column in columns), self.frequency)
 
 
 def count_pairs(histories: Sequence[Ids], size: int, *, fade: float, reach: int = 50) -> Pairs:
@@ -76,7 +89,7 @@ def count_pairs(histories: Sequence[Ids], size: int, *, fade: float, reach: int 
     ]
     earlier, later, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
     frequency = np.bincount(items, minlength=size).astype(np.float64)
-    return _summed(earlier, later, counts, frequency=frequency)
+    return _summed(earlier, later, (counts, np.ones_like(counts)), frequency=frequency)
 
 
 def _steps(owners: Ids, reach: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -90,14 +103,20 @@ def _steps(owners: Ids, reach: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
 
 
 def _summed(
-    earlier: Ids, later: Ids, counts: NDArray[np.float64], *, frequency: NDArray[np.float64]
+    earlier: Ids,
+    later: Ids,
+    counted: tuple[NDArray[np.float64], NDArray[np.float64]],
+    *,
+    frequency: NDArray[np.float64],
 ) -> Pairs:
     size = len(frequency)
     keys = earlier * size + later
     order = np.argsort(keys, kind="stable")
     keys, first = np.unique(keys[order], return_index=True)
-    sums = np.add.reduceat(counts[order], first) if len(first) else counts
-    return Pairs(keys // size, keys % size, sums, frequency)
+    counts, users = (
+        np.add.reduceat(column[order], first) if len(first) else column for column in counted
+    )
+    return Pairs(keys // size, keys % size, counts, users, frequency)
 
 
 class Neighbours(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aimass_cloud.models.base import base_of, newest_of
+from aimass_cloud.models.contract import TREND
 from aimass_cloud.models.forecaster import SIDES, Forecaster, ForecasterConfig, Seen
 from aimass_cloud.models.graph import PREFIX, FrozenGraph, NodeGraph
 from aimass_cloud.models.losses import DISTANCES, distance
@@ -19,6 +20,7 @@ from aimass_cloud.models.monitor import Monitor
 from aimass_cloud.models.network import Batch, Frozen, Network, Tensors
 from aimass_shared.manifest import Contract
 
+LEAST = 1e-9
 COVERED: tuple[float, float] = (0.1, 0.9)
 """Quantiles of the band."""
 
@@ -48,6 +50,7 @@ class SensorNetwork(Network):
         """
         super().__init__()
         self.horizon, self.quantiles = contract.horizon, config.quantiles
+        self.trend = any(spec.name in TREND for spec in contract.outputs)
         self.base = base_of(constants)
         self.monitor = Monitor(constants) if contract.alarm is not None else None
         self.graph = graph
@@ -69,7 +72,9 @@ class SensorNetwork(Network):
 
         Returns:
             The forecast `[B, horizon, S]` in units; with a monitor its score `[B]` and
-            contribution `[B, S]`; with quantiles the lower and the upper one, as the forecast.
+            contribution `[B, S]`; with quantiles the lower and the upper one, as the forecast; and
+            where the contract has it the trend `[B, S]`, the change from the newest value to the
+            last step ahead as a share of the newest.
         """
         window = self.base.standardised(values, mask)
         linear: Tensor = self.base(window, mask, self.horizon)
@@ -82,6 +87,9 @@ class SensorNetwork(Network):
         if band is not None:
             lower, upper = band[:, 0] * self.reach[0], band[:, 1] * self.reach[1]
             outputs += [self._in_units(standard - lower), self._in_units(standard + upper)]
+        if self.trend:
+            newest = self._in_units(newest_of(window, mask))[:, 0]
+            outputs.append((outputs[0][:, -1] - newest) / newest.abs().clamp(min=LEAST))
         return tuple(outputs)
 
     def predict(self, batch: Batch) -> Tensor:

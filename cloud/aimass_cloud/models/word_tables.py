@@ -17,7 +17,7 @@ from aimass_shared.vocabulary import PADDING, Vocabulary
 
 REACH: Final = 4
 """Words on either side that count as context."""
-CONTEXTS: Final = 2000
+CONTEXTS: Final = 1000
 """The most frequent words, which alone are contexts: bounds memory for large vocabularies."""
 SMOOTHING, POWER = 0.75, 0.5
 GRAMS: Final = (2, 3, 4)

@@ -10,9 +10,10 @@ from aimass_cloud.recipes.plant import PlantData, ShippedPlant
 from aimass_shared.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from aimass_cloud.recipes.run import RunSettings
     from aimass_cloud.recipes.task import Recipe
 
-__all__ = ["PlantData", "ShippedPlant", "check", "find", "names"]
+__all__ = ["PlantData", "ShippedPlant", "check", "find", "names", "own_run"]
 
 FLAGSHIP = "sensor-graph"
 _MODULES = {
@@ -20,6 +21,7 @@ _MODULES = {
     "image": "image",
     "text-match": "text_match",
     "recommend": "recommend",
+    "price-series": "price_series",
 }
 
 
@@ -37,6 +39,17 @@ def check(name: str) -> str:
     if name not in _MODULES:
         raise NotFoundError(f"no recipe {name!r}; there are: {', '.join(names())}")
     return name
+
+
+def own_run(name: str) -> "RunSettings | None":
+    """Settings of a run on data that do not ship, where a recipe has others for those.
+
+    Raises:
+        NotFoundError: there is no such recipe.
+        ModuleNotFoundError: torch is not installed.
+    """
+    settings: RunSettings | None = getattr(find(name), "run_own", None)
+    return settings
 
 
 def find(name: str) -> "Recipe":

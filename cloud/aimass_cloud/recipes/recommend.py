@@ -44,6 +44,8 @@ SYNTHETIC_SEED: Final = 7
 WATCHED, KEPT = 2000, 1000
 """Users whose held-back item is looked at in training, and users that travel with a model."""
 ALL_NEIGHBOURS: Final = 300
+SHARED: Final = 2
+"""Users that a relation of the graph needs: with one, it tells a step the answer of that step."""
 BLENDS: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 DEPTH: Final = 100
 ROWS: Final = 256
@@ -173,7 +175,8 @@ class RecommendTask(Task):
         if not self.config.edges:
             return None
         after = count_pairs(self._split.train, self._data.size, fade=self._prior.affinity.fade)
-        relations = [self._edges(pairs) for pairs in (after, after.reversed, after.both_ways(1.0))]
+        kinds = (after, after.reversed, after.both_ways(1.0))
+        relations = [self._edges(pairs.of_users(SHARED)) for pairs in kinds]
         ids, weights = (torch.stack(parts) for parts in zip(*relations, strict=True))
         return ItemGraph(ids, weights, self.config.channels)
 

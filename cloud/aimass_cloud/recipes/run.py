@@ -97,12 +97,17 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def chosen(
-    base: RunSettings, *, files: Sequence[Path] = (), given: Mapping[str, object] | None = None
+    base: RunSettings,
+    *,
+    own: RunSettings | None = None,
+    files: Sequence[Path] = (),
+    given: Mapping[str, object] | None = None,
 ) -> RunSettings:
     """Settings of a run: those of the recipe, then files, then what was given.
 
     Args:
-        base: the recipe's own.
+        base: the recipe's.
+        own: the recipe's for data that do not ship with it, if they are others.
         files: TOML, in order.
         given: values by dotted key (`optimizer.rate`); those that are None were not given.
 
@@ -110,7 +115,10 @@ def chosen(
         UnknownSettingError: there is no such setting; the detail suggests the nearest.
         InvalidSettingError: a value of the wrong type or range, or a file that cannot be read.
     """
-    return load(RunSettings, prefix="", files=files, environ={}, overrides=given, base=base)
+    run = load(RunSettings, prefix="", files=files, environ={}, overrides=given, base=base)
+    if own is None or not run.data:
+        return run
+    return load(RunSettings, prefix="", files=files, environ={}, overrides=given, base=own)
 
 
 def configured(run: RunSettings, sizes: Mapping[str, Config]) -> Config:

@@ -14,7 +14,7 @@ from aimass_cloud.models.trained import ModelInfo, TrainedModel
 from aimass_cloud.models.windows import scaled_deviation, scaled_error
 from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.plant_task import PlantTask
-from aimass_cloud.recipes.run import RunSettings, configured
+from aimass_cloud.recipes.run import Optimizer, RunSettings, configured
 from aimass_cloud.recipes.sensor_task import Naming, SensorTask
 from aimass_cloud.recipes.settling import network_of, settled_constants
 from aimass_cloud.recipes.task import Task
@@ -41,6 +41,15 @@ class SensorGraphRecipe:
     layout = "a table with a column for each sensor, rows in time order (docs/data.md, Series)"
     sizes: Mapping[str, msgspec.Struct] = SIZES
     run = RunSettings()
+    run_own = RunSettings(
+        size="tiny",
+        steps=800,
+        batch=16,
+        optimizer=Optimizer(rate=5e-3),
+        clip_norm=1.0,
+        average=0.98,
+        patience=6,
+    )
 
     def open(self, run: RunSettings, base: Moments | None = None) -> Task:
         """Read a plant and solve its linear base.

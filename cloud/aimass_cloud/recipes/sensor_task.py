@@ -52,11 +52,13 @@ class Naming:
     """What a recipe calls things.
 
     Attributes:
-        model: name of the models. monitored: whether they find faults.
+        model: name of the models.
+        monitored: whether they find faults. trend: whether they give the change as a share.
     """
 
     model: str
     monitored: bool
+    trend: bool = False
 
 
 class SensorTask(Task):
@@ -96,6 +98,7 @@ class SensorTask(Task):
             horizon=horizon_of(data, config),
             monitored=self._monitored,
             quantiles=config.quantiles,
+            trend=naming.trend,
         )
         if self._monitored and var is not None:
             normal = normal_of(var, _longest(data).rows)

@@ -44,12 +44,17 @@ def covered(model: TrainedModel) -> dict[str, Any]:
     """How well the band of the full width covers the test samples; nothing if there is none."""
     if "reach" not in model.constants:
         return {}
-    test = model.samples.test
-    outputs = _Called(model, model.info.widths[0]).outputs(test, {})
-    names = [spec.name for spec in model.info.contract.outputs]
-    lower, upper = (outputs[names.index(name)].numpy() for name in ("lower", "upper"))
+    test, outputs = model.samples.test, outputs_on_test(model)
+    lower, upper = outputs["lower"], outputs["upper"]
     found = forecasting.coverage(lower, upper, test.truth["future"], scale=test.truth["scale"])
     return {"band": {name: round(value, 4) for name, value in found.items()}}
+
+
+def outputs_on_test(model: TrainedModel) -> Arrays:
+    """Outputs of the full width for the test samples, by name."""
+    outputs = _Called(model, model.info.widths[0]).outputs(model.samples.test, {})
+    names = [spec.name for spec in model.info.contract.outputs]
+    return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
 class _Called:

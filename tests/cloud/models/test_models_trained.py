@@ -89,7 +89,9 @@ def test_no_model_is_told_from_a_damaged_one(tmp_path: Path) -> None:
         path = tmp_path / name
         whole = path.read_bytes()
         path.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
-        with pytest.raises(StateCorruptError, match=f"{name} of model m-1 does not match its digest"):
+        with pytest.raises(
+            StateCorruptError, match=f"{name} of model m-1 does not match its digest"
+        ):
             TrainedModel.load(tmp_path)
         path.write_bytes(whole)
 

@@ -113,3 +113,10 @@ def test_plots_are_pictures(child: ModuleType) -> None:
     pictures = plotted(child.trained(replace(child.RUN, steps=20)).rows)
     assert pictures.keys() == {"loss.png", "held-back.png"}
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+
+
+def test_data_of_ones_own_have_settings_of_their_own_under_what_is_given() -> None:
+    base, own = RunSettings(steps=5), RunSettings(steps=7, batch=9)
+    assert chosen(base, own=own) == base
+    assert chosen(base, own=own, given={"data": "x"}) == RunSettings(steps=7, batch=9, data="x")
+    assert chosen(base, own=own, given={"data": "x", "steps": 3}).steps == 3
