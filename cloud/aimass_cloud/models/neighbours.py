@@ -66,8 +66,8 @@ class Pairs:
     def of_users(self, least: int) -> "Pairs":
         """Those of at least so many histories."""
         kept = self.users >= least
-        columns = (self.earlier, self.later, self.counts, self.users)
-        return Pairs(*(column[kept] for column in columns), self.frequency)
+        earlier, later = self.earlier[kept], self.later[kept]
+        return Pairs(earlier, later, self.counts[kept], self.users[kept], self.frequency)
 
 
 def count_pairs(histories: Sequence[Ids], size: int, *, fade: float, reach: int = 50) -> Pairs:
