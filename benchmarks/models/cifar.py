@@ -13,14 +13,15 @@ from benchmarks.models.table import Row
 
 SET: Final = "CIFAR-10 subset"
 NARROW: Final = 0.25
+STEPS: Final = 4000
 
 
 def measure(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> list[Row]:
     """Accuracy of every width, of a small network trained alone, and of baselines."""
-    found = [metrics(folder, seed) for seed in seeds]
+    found = [metrics(folder, seed, steps=STEPS) for seed in seeds]
     small = [round(channels * NARROW) for channels in SIZES[RECIPE.run.size].stages]
     alone = [
-        metrics(folder, seed, widths=(1.0,), nesting="sandwich", options={"stages": small})
+        metrics(folder, seed, steps=STEPS, widths=(1.0,), options={"stages": small})
         for seed in seeds
     ]
     return [
