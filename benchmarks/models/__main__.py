@@ -25,10 +25,13 @@ examples:
 SETS: Final[Mapping[str, tuple[str, str]]] = {
     "tep": ("tep", "tep"),
     "skab": ("skab", "skab"),
+    "los": ("los", "los_loop"),
+    "ett": ("ett", "ett"),
     "neu": ("neu", "neu_det64"),
     "cifar": ("cifar", "cifar10_jpg"),
     "sick": ("sick", "text_sim/sick2014"),
     "amazon": ("amazon", "amazon_video"),
+    "exchange": ("exchange", "exchange_rate"),
 }
 
 Measure = Callable[[Path, Sequence[int]], list[Row]]
