@@ -138,6 +138,8 @@ def coverage(lower: Floats, upper: Floats, future: Floats, *, scale: Floats) -> 
 def plain_errors(train: Floats, past: Floats, future: Floats) -> dict[str, float]:
     """Errors of persistence and DLinear on standardised windows without gaps.
 
+    DLinear is left out where it would be fitted from fewer windows than it has coefficients.
+
     Args:
         train: training windows `[n, W + horizon, S]`.
         past: of test windows `[m, W, S]`.
@@ -145,9 +147,8 @@ def plain_errors(train: Floats, past: Floats, future: Floats) -> dict[str, float
     """
     window, one = past.shape[1], np.ones(past.shape[2])
     seen, fitted = np.asarray(past, np.float64), np.asarray(train, np.float64)
-    dlinear = DLinear.fit(fitted[:, :window], fitted[:, window:])
-    forecasts = {
-        "persistence": persistence(seen, future.shape[1]),
-        "dlinear": dlinear.forecast(seen),
-    }
+    forecasts = {"persistence": persistence(seen, future.shape[1])}
+    if len(fitted) > 2 * window + 1:
+        dlinear = DLinear.fit(fitted[:, :window], fitted[:, window:])
+        forecasts["dlinear"] = dlinear.forecast(seen)
     return {name: scaled_error(each, future, one) for name, each in forecasts.items()}

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from aimass_cloud.datasets import series, shards
+from aimass_cloud.models.forecaster import ForecasterConfig
 from aimass_cloud.models.samples import Part
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import find
@@ -191,3 +192,9 @@ def test_streamed_rows_give_batches_of_the_same_kind(
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert streamed.network() is not None
     assert streamed.baselines().keys() == loaded.baselines().keys()
+
+
+def test_the_docs_list_every_option() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "forecasting.md").read_text()
+    own = set(ForecasterConfig.__struct_fields__) - {"entities"}
+    assert {name for name in own if f"`{name}`" not in text} == set()
