@@ -38,7 +38,7 @@ def start(
 
     Args:
         vocabulary: of words.
-        ids: the training texts `[texts, length]`.
+        ids: the training texts `[texts, length]`, two of each pair.
         meaning: numbers of a word's meaning.
         form: numbers of a word's form.
         seed: of what is drawn.

@@ -162,7 +162,7 @@ class TextMatchRecipe:
     run = RunSettings(
         steps=600,
         batch=64,
-        optimizer=Optimizer(rate=2e-3, decay=1e-4),
+        optimizer=Optimizer(rate=4e-3, decay=1e-4),
         schedule=Schedule(warm_up=50),
         clip_norm=1.0,
         average=0.99,
