@@ -122,6 +122,7 @@ def test_slices_are_plain_graphs_that_tensorrt_takes(model: TrainedModel, tmp_pa
         assert {node.op_type for node in graph.node} <= PLAIN | ENDING
     stored = [{node.op_type: len(node.input) for node in graph.node}["Conv"] for graph in graphs]
     assert stored == [3, 3]
+    assert max(slice_.tolerance for slice_ in made) < 0.5
     float_one, whole_number = (slice_.cost for slice_ in made)
     assert whole_number.val_error <= float_one.val_error + 0.005
     assert whole_number.model_bytes < float_one.model_bytes
