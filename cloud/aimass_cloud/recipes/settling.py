@@ -17,6 +17,7 @@ from aimass_cloud.recipes import forecasting
 from aimass_cloud.recipes.forecasting import Choice
 
 BATCH = 128
+SHIPPED = "shipped"
 
 
 def network_of(info: ModelInfo, constants: Arrays) -> SensorNetwork:
@@ -36,8 +37,11 @@ def settled_constants(model: TrainedModel) -> Arrays:
 
 
 def candidate_errors(model: TrainedModel) -> dict[str, float]:
-    """Held-back errors of the full width with each set of relations, each with its own gate."""
-    return {each.name: round(each.error, 5) for each in _choices(model, model.info.widths[0])}
+    """Held-back errors of the full width with each set of relations, and what ships of it."""
+    found = _choices(model, model.info.widths[0])
+    best = forecasting.chosen(found)
+    errors = {each.name: round(each.error, 5) for each in found}
+    return errors | {SHIPPED: round(best.error, 5)}
 
 
 def covered(model: TrainedModel) -> dict[str, Any]:
@@ -99,7 +103,7 @@ def _choices(model: TrainedModel, width: float) -> list[Choice]:
 
 
 def _settled(model: TrainedModel, width: float) -> Tensors:
-    best = min(_choices(model, width), key=lambda each: each.error)
+    best = forecasting.chosen(_choices(model, width))
     found = {"gate": best.gate} | ({"loudness": best.loudness} if len(best.loudness) else {})
     if "reach" in model.constants:
         found["reach"] = _reach(model, width, found)
