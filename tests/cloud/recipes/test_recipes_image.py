@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.engines import engine_bytes
 
 from aimass_cloud.datasets.pictures import read
 from aimass_cloud.models.network import predictor
@@ -120,6 +121,8 @@ def test_slices_are_plain_graphs_that_tensorrt_takes(model: TrainedModel, tmp_pa
     graphs = [onnx.load_model(dict(slice_.files)["model"]).graph for slice_ in made]
     for graph in graphs:
         assert {node.op_type for node in graph.node} <= PLAIN | ENDING
+    for slice_ in made:
+        assert engine_bytes(Path(dict(slice_.files)["model"])) > 0
     stored = [{node.op_type: len(node.input) for node in graph.node}["Conv"] for graph in graphs]
     assert stored == [3, 3]
     assert max(slice_.tolerance for slice_ in made) < 0.5

@@ -1,14 +1,19 @@
 """Prices: persistence always beside the forecast, a band, a trend, and a verdict in words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from msgspec import structs
+from tests.engines import engine_bytes
 
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import find
 from aimass_cloud.recipes.price_series import RUN, synthetic, verdict
 from aimass_cloud.recipes.settling import outputs_on_test
+from aimass_cloud.slicing import make_slices
 from aimass_cloud.training import train
+from aimass_shared.slices import SliceSpec
 
 OPTIONS = {"hidden": 8, "steps": 1, "window": 12, "horizon": 4}
 
@@ -41,6 +46,12 @@ def test_directions_are_counted_beside_those_of_always_the_same_one(model: Train
     trend = model.metrics["trend"]
     assert 0.5 <= trend["always_the_commoner"] <= 1
     assert 0 <= trend["direction_right"] <= 1
+
+
+def test_slices_are_what_tensorrt_takes(model: TrainedModel, tmp_path: Path) -> None:
+    specs = (SliceSpec(1.0, "fp32"), SliceSpec(0.5, "int8"))
+    for made in make_slices(model, tmp_path, specs=specs):
+        assert engine_bytes(Path(dict(made.files)["model"])) > 0
 
 
 def test_a_band_covers_about_what_it_says(model: TrainedModel) -> None:

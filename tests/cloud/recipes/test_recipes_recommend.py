@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.engines import engine_bytes
 
 from aimass_cloud.datasets.interactions import Interactions, synthetic
 from aimass_cloud.models.trained import TrainedModel
@@ -58,6 +59,8 @@ def test_slices_rank_like_the_model_and_speak_names(model: TrainedModel, tmp_pat
     assert abs(whole.cost.val_error - (1 - model.metrics["ndcg_at_10"])) < 1e-6
     assert small.cost.val_error < 1 - model.metrics["baselines"]["popularity"]["ndcg_at_10"]
     files = {role: Path(path) for role, path in whole.files}
+    for made in (whole, small):
+        assert engine_bytes(Path(dict(made.files)["model"])) > 0
     vocabulary = unpack(files["vocabulary"].read_bytes())
     history = vocabulary.encode([f"{vocabulary.entries[0]} {vocabulary.entries[5]}", "unknown"])
     import onnx  # noqa: PLC0415

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from tests.engines import engine_bytes
 
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import work_orders
@@ -98,7 +99,7 @@ def test_a_saved_model_is_the_same(model: TrainedModel, tmp_path: Path) -> None:
         np.testing.assert_array_equal(before["relatedness"], after["relatedness"])
 
 
-def test_slices_hold_plain_operators_and_take_numbers_of_words(
+def test_slices_hold_plain_operators_that_tensorrt_takes(
     model: TrainedModel, tmp_path: Path
 ) -> None:
     specs = (SliceSpec(0.5, "fp32"), SliceSpec(0.5, "int8"))
@@ -108,6 +109,8 @@ def test_slices_hold_plain_operators_and_take_numbers_of_words(
     assert {node.op_type for node in graph.node} <= PLAIN
     assert [value.name for value in graph.input] == ["a", "b"]
     assert small.cost.val_error < full.cost.val_error + 0.02
+    for made in (full, small):
+        assert engine_bytes(Path(dict(made.files)["model"])) > 0
 
 
 def test_scores_of_any_range_come_back_in_it(tmp_path: Path) -> None:

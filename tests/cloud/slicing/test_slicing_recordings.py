@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from tests.engines import engine_bytes
 
 from aimass_cloud import recipes
 from aimass_cloud.models import graph
@@ -106,10 +107,5 @@ def test_the_int8_file_forecasts_nearly_the_same(
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS])
-def test_tensorrt_parses_what_is_shipped(slices: dict[str, SliceArtifact], name: str) -> None:
-    rtx = pytest.importorskip("tensorrt_rtx")
-    builder = rtx.Builder(rtx.Logger(rtx.Logger.ERROR))
-    network = builder.create_network(0)
-    parser = rtx.OnnxParser(network, rtx.Logger(rtx.Logger.ERROR))
-    parsed = parser.parse(Path(_path(slices[name])).read_bytes())
-    assert parsed, [str(parser.get_error(number)) for number in range(parser.num_errors)]
+def test_tensorrt_builds_what_is_shipped(slices: dict[str, SliceArtifact], name: str) -> None:
+    assert engine_bytes(Path(_path(slices[name]))) > 0
