@@ -35,7 +35,7 @@ SIZES: Final = {
     "tiny": msgspec.structs.replace(PRICES, hidden=16),
     "base": PRICES,
     "large": msgspec.structs.replace(PRICES, hidden=128, steps=3),
-    "xl": msgspec.structs.replace(PRICES, hidden=3072, steps=3),
+    "xl": msgspec.structs.replace(PRICES, hidden=3584, steps=3),
 }
 RUN: Final = RunSettings(
     steps=400, batch=32, optimizer=Optimizer(rate=5e-3), clip_norm=1.0, average=0.98

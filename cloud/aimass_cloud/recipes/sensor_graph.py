@@ -24,7 +24,7 @@ SIZES: Final = {
     "tiny": ForecasterConfig(hidden=32),
     "base": ForecasterConfig(),
     "large": ForecasterConfig(hidden=256, steps=3),
-    "xl": ForecasterConfig(hidden=3072, steps=3),
+    "xl": ForecasterConfig(hidden=3584, steps=3),
 }
 KINDS_HELD: Final = frozenset(("sampled",))
 """Kinds of sensors that report the same value several times."""
