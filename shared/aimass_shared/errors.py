@@ -18,7 +18,7 @@ The tree, by who can act on it:
   + LinkError                the network between the parts
     - BrokerUnavailableError, CloudUnavailableError, DownloadFailedError
   + ModelError               the author of a model
-    - ModelLoadFailedError, TrainingFailedError, DataError
+    - ModelLoadFailedError, UncuttableModelError, TrainingFailedError, DataError
   + RoundError               one client of a federated round
     - BadUpdateError, NoClientsError
   + StorageError             the disk
@@ -270,6 +270,12 @@ class ModelLoadFailedError(ModelError):
     """A runtime refused the model file, or its vocabulary or contract does not fit it."""
 
     code = "model-load-failed"
+
+
+class UncuttableModelError(ModelError):
+    """A model, or a place in it, that cannot be cut; the detail names operator or tensor."""
+
+    code = "uncuttable-model"
 
 
 class TrainingFailedError(ModelError):

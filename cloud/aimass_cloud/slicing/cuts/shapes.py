@@ -1,0 +1,163 @@
+"""Types, shapes and bytes of the tensors of a model: inferred, or else seen in a run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from aimass_cloud.slicing.cuts.reading import Whole
+from aimass_cloud.slicing.cuts.running import Runner, generated
+from aimass_shared.errors import ModelLoadFailedError
+
+Sizes = Mapping[str, int]
+"""Sizes of symbolic axes, such as `{"sequence": 128}`."""
+
+UNKNOWN: Final = "?"
+TRAVELLING: Final = frozenset(
+    {
+        *("float16", "float32", "float64", "bool"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    }
+)
+"""Types of numbers that can cross a cut."""
+
+
+class Crossing(msgspec.Struct, frozen=True):
+    """A tensor that crosses a cut.
+
+    Attributes:
+        dtype: as numpy calls it.
+        shape: of each axis the size, the name of it, or "?".
+        bytes_per_sample: None where the size of an axis is not known. A batch that is fixed in the
+            model counts as one sample.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    bytes_per_sample: int | None
+
+
+class Tensors:
+    """What is known of a model's tensors."""
+
+    def __init__(self, whole: Whole, sizes: Sizes) -> None:
+        """Infer types and shapes; run nothing yet."""
+        self._whole, self._sizes = whole, sizes
+        self._types = _inferred(whole.model)
+        inputs = [value.type for value in real_inputs(whole.model)]
+        firsts = [_dims(one)[0] for one in inputs if _dims(one)]
+        self._batch = {axis for axis in firsts if isinstance(axis, str)}
+        self._seen: dict[str, Crossing] = {}
+
+    def look(self, names: Sequence[str]) -> None:
+        """Run the model once for the tensors whose type or bytes cannot be inferred."""
+        wanted = [name for name in names if self._is_open(name)]
+        if not wanted:
+            return
+        ones = dict.fromkeys(self._batch, 1)
+        inputs = generated(self._whole.model, sizes={**ones, **self._sizes})
+        try:
+            values = Runner(self._whole.model, self._whole.folder, extra=wanted).run(inputs)
+        except ModelLoadFailedError:
+            return  # what is not known stays so, and is said where it matters
+        for name in wanted:
+            if isinstance(values[name], np.ndarray):
+                self._seen[name] = self._observed(name, values[name])
+
+    @property
+    def unsized(self) -> tuple[str, ...]:
+        """Axes of inputs, other than batches, whose size nobody told: no bytes without it."""
+        axes = {
+            axis
+            for value in real_inputs(self._whole.model)
+            for axis in _dims(value.type)
+            if isinstance(axis, str)
+        }
+        return tuple(sorted(axes - set(self._sizes) - self._batch))
+
+    def refusal(self, name: str) -> str:
+        """Why a tensor cannot cross; "" if it can."""
+        kind = self._types.get(name, onnx.TypeProto()).WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            return f"is a {str(kind).removesuffix('_type')}, which does not travel"
+        if name in self._seen or self._rank_known(name):
+            dtype = self.crossing(name).dtype
+            return "" if dtype in TRAVELLING else f"has type {dtype}, which does not travel"
+        return "has a type or rank that nothing tells"
+
+    def crossing(self, name: str) -> Crossing:
+        """A tensor that may cross."""
+        if name in self._seen:
+            return self._seen[name]
+        dtype = _dtype(self._types[name].tensor_type.elem_type)
+        shape = tuple(_dims(self._types[name]))
+        return Crossing(name, dtype, shape, self._bytes(dtype, shape))
+
+    def value_info(self, name: str) -> onnx.ValueInfoProto:
+        """A tensor as an input or output of a part."""
+        if self._rank_known(name):
+            value = onnx.ValueInfoProto(name=name)
+            value.type.CopyFrom(self._types[name])
+            return value
+        seen = self._seen[name]
+        elem = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(seen.dtype))
+        return onnx.helper.make_tensor_value_info(name, elem, [None] * len(seen.shape))
+
+    def _is_open(self, name: str) -> bool:
+        if self._types.get(name, onnx.TypeProto()).WhichOneof("value") not in (None, "tensor_type"):
+            return False
+        if not self._rank_known(name):
+            return True
+        return not self.unsized and self.crossing(name).bytes_per_sample is None
+
+    def _rank_known(self, name: str) -> bool:
+        tensor = self._types.get(name, onnx.TypeProto()).tensor_type
+        return bool(tensor.elem_type) and tensor.HasField("shape")
+
+    def _observed(self, name: str, value: NDArray[Any]) -> Crossing:
+        known = self._rank_known(name)
+        shape = tuple(_dims(self._types[name])) if known else (UNKNOWN,) * value.ndim
+        size = None if self.unsized else int(value.nbytes)
+        return Crossing(name, value.dtype.name, shape, size)
+
+    def _bytes(self, dtype: str, shape: Sequence[int | str]) -> int | None:
+        sizes = [self._size(axis) for axis in shape]
+        if None in sizes or dtype not in TRAVELLING:
+            return None
+        return np.dtype(dtype).itemsize * math.prod(size or 0 for size in sizes)
+
+    def _size(self, axis: int | str) -> int | None:
+        if isinstance(axis, int):
+            return axis
+        return self._sizes.get(axis, 1 if axis in self._batch else None)
+
+
+def real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that must be given; before IR 4 stored tensors were listed too."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        graph = model.graph
+    return {value.name: value.type for value in (*graph.value_info, *graph.output, *graph.input)}
+
+
+def _dims(kind: onnx.TypeProto) -> list[int | str]:
+    dims = kind.tensor_type.shape.dim
+    return [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or UNKNOWN for dim in dims
+    ]
+
+
+def _dtype(elem: int) -> str:
+    name = str(onnx.TensorProto.DataType.Name(elem)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
