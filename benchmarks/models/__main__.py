@@ -25,6 +25,7 @@ examples:
 SETS: Final[Mapping[str, tuple[str, str]]] = {
     "tep": ("tep", "tep"),
     "skab": ("skab", "skab"),
+    "site": ("site", "skab"),
     "los": ("los", "los_loop"),
     "ett": ("ett", "ett"),
     "neu": ("neu", "neu_det64"),

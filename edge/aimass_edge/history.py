@@ -41,6 +41,7 @@ _DROP_OLDEST = """
 delete from rows where time_ms in (select time_ms from rows order by time_ms limit ?)
 """
 
+_SINCE = "select time_ms, data from rows where time_ms >= ? order by time_ms limit ?"
 _LAST_BEFORE = "select time_ms, data from rows where time_ms < ? order by time_ms desc limit ?"
 
 
@@ -125,11 +126,24 @@ class History:
         Raises:
             NotFoundError: a sensor is not recorded here.
         """
+        places = self._places_of(sensors)
+        return await self._in_thread(lambda: self._segments(self._all(_USABLE), places))
+
+    async def since(self, sensors: Sequence[str], time_ms: int, count: int) -> list[Segment]:
+        """The first `count` rows from a time on, suspect or not, as `segments` gives them.
+
+        Raises:
+            NotFoundError: a sensor is not recorded here.
+            StorageFullError: the disk is failing.
+        """
+        places, asked = self._places_of(sensors), (time_ms, count)
+        return await self._in_thread(lambda: self._segments(self._all(_SINCE, asked), places))
+
+    def _places_of(self, sensors: Sequence[str]) -> NDArray[np.intp]:
         unknown = [name for name in sensors if name not in self._places]
         if unknown:
             raise NotFoundError(f"sensors {unknown} are not recorded here: see source.sensors")
-        places = np.array([self._places[name] for name in sensors], dtype=np.intp)
-        return await self._in_thread(lambda: self._segments(places))
+        return np.array([self._places[name] for name in sensors], dtype=np.intp)
 
     def _open(self) -> None:
         try:
@@ -190,11 +204,14 @@ class History:
         except sqlite3.OperationalError as error:
             raise StorageFullError(f"history cannot be written: {error}") from error
 
-    def _before(self, time_ms: int, count: int) -> list[Row]:
+    def _all(self, query: str, asked: tuple[int, ...] = ()) -> list[tuple[int, bytes]]:
         try:
-            found = self._db.execute(_LAST_BEFORE, (time_ms, count)).fetchall()
+            return self._db.execute(query, asked).fetchall()
         except sqlite3.OperationalError as error:
             raise StorageFullError(f"history cannot be read: {error}") from error
+
+    def _before(self, time_ms: int, count: int) -> list[Row]:
+        found = self._all(_LAST_BEFORE, (time_ms, count))
         values, mask = self._unpack([data for _, data in found])
         times = [time for time, _ in found]
         return [Row(*row) for row in zip(times, values, mask, strict=True)][::-1]
@@ -207,8 +224,7 @@ class History:
         bits = np.unpackbits(table[:, 4 * width :], axis=1, count=width)
         return values, bits.astype(np.float32)
 
-    def _segments(self, places: NDArray[np.intp]) -> list[Segment]:
-        rows = self._db.execute(_USABLE).fetchall()
+    def _segments(self, rows: list[tuple[int, bytes]], places: NDArray[np.intp]) -> list[Segment]:
         if not rows:
             return []
         times = np.array([time_ms for time_ms, _ in rows], dtype=np.int64)

@@ -16,7 +16,7 @@ SCHEMA = 2
 MAX_MANIFEST_BYTES = 1 << 20
 BYTES = "BYTES"
 TaskKind = Literal["forecast", "classify", "match", "rank"]
-Role = Literal["model", "train", "selftest", "vocabulary"]
+Role = Literal["model", "train", "selftest", "vocabulary", "fleet"]
 SensorKind: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
 
 
@@ -120,7 +120,7 @@ class Contract(msgspec.Struct, frozen=True):
 
 
 class FileRef(msgspec.Struct, frozen=True):
-    """A file by content. `role` says what it is for: model, train, selftest, vocabulary."""
+    """A file by content. `role` says what it is for; "fleet" is `aimass_shared.fleet`'s."""
 
     role: Role
     name: str

@@ -134,13 +134,13 @@ class SiteMonitor:
         """Rows before the first score."""
         return self.var.lags + LONGEST - 1
 
-    def calibration(self, rows: NDArray[np.floating]) -> tuple[RootSums, ...]:
-        """Sums of each chart over normal rows `[T, S]` that the VAR was not fitted on.
+    def calibration(self, *runs: NDArray[np.floating]) -> tuple[RootSums, ...]:
+        """Sums of each chart over normal runs `[T, S]` that the VAR was not fitted on.
 
         Raises:
             TrainingFailedError: there are too few rows.
         """
-        each = statistics(self.shares(rows)).T
+        each = np.concatenate([statistics(self.shares(rows)) for rows in runs]).T
         return tuple(RootSums.of(one, c.rows) for one, c in zip(each, CHARTS, strict=True))
 
     def calibrated(

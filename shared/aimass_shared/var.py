@@ -122,8 +122,23 @@ def centred(moments: Moments) -> Moments:
     if moments.n == 0:
         raise TrainingFailedError("a site without complete rows has no mean: collect more history")
     mean = moments.zy[0] / moments.n
-    zz, zy, yy = _standardised(moments, mean, np.ones_like(mean)).arrays
-    return Moments(zz=zz, zy=zy, yy=yy, n=moments.n, sensors=moments.sensors, lags=moments.lags)
+    centre = np.concatenate([[0.0], np.tile(mean, moments.lags)])
+    total = moments.zz[0]
+    moved = np.outer(total, centre)
+    zz = _square(moments.zz - moved - moved.T + moments.n * np.outer(centre, centre))
+    zy = moments.zy - np.outer(total, mean)
+    yy = _square(moments.yy - moments.n * np.outer(mean, mean))
+    # What is left of a sensor that never moves is rounding noise, which is not to become its unit.
+    moves = np.diag(yy) > FLAT * moments.n * (1 + mean**2)
+    known = np.concatenate([[True], np.tile(moves, moments.lags)])
+    return Moments(
+        zz=np.where(np.outer(known, known), zz, 0.0),
+        zy=np.where(np.outer(known, moves), zy, 0.0),
+        yy=np.where(np.outer(moves, moves), yy, 0.0),
+        n=moments.n,
+        sensors=moments.sensors,
+        lags=moments.lags,
+    )
 
 
 def shrunk(site: Moments, fleet: Moments, weight: float, *, ridge: float = RIDGE) -> Var:
@@ -214,6 +229,13 @@ def _pooled(own: _Sums, common: _Sums, found: Var, *, weight: float, ridge: floa
         return fleet
     site = own.covariance(np.vstack([found.intercept, found.coefficients]))
     return np.asarray((own.n * site + weight * fleet) / (own.n + weight), np.float64)
+
+
+def _square(products: Floats) -> Floats:
+    """A matrix of sums of products without what rounding may do: one-sided or negative squares."""
+    even = (products + products.T) / 2
+    np.fill_diagonal(even, np.maximum(np.diag(even), 0.0))
+    return even
 
 
 def _units(moments: Moments) -> tuple[Floats, Floats]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
 
 from aimass_cloud import recipes
 from aimass_cloud.app.exporting import exporting
@@ -28,6 +27,8 @@ from aimass_cloud.federation.plans import (
 )
 from aimass_cloud.federation.rounds import Rounds
 from aimass_cloud.jobs import Progress
+from aimass_cloud.models.files import write_whole
+from aimass_cloud.models.fleet import SitesMoments, packed_moments, unpacked_moments
 from aimass_cloud.models.shrinkage import LAGS
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import tep
@@ -37,7 +38,7 @@ from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError, RequestError
 from aimass_shared.manifest import SliceArtifact, decode
 from aimass_shared.messages import Reported
-from aimass_shared.moments import Moments, from_arrays
+from aimass_shared.moments import Moments
 from aimass_shared.topics import check_segment
 
 Result = dict[str, object]
@@ -273,21 +274,16 @@ class Workshop:
             )
         )
 
-    def _keep_moments(self, run: str, moments: Moments) -> None:
+    def _keep_moments(self, run: str, moments: SitesMoments) -> None:
         path = self._data / "moments" / f"{run}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"sensors": np.array(moments.sensors), "lags": np.array(moments.lags)}
-        arrays: dict[str, Any] = {**about, **moments.arrays()}
-        np.savez(path, **arrays)
+        write_whole(path, packed_moments(moments))
 
     def _moments(self, run: str) -> Moments:
         path = self._data / "moments" / f"{check_segment(run, 'run')}.npz"
         if not path.is_file():
             raise NotFoundError(f"no statistics run {run!r}: `aimass round statistics` makes one")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        sensors = tuple(str(name) for name in arrays.pop("sensors"))
-        return from_arrays(arrays, sensors=sensors, lags=int(arrays.pop("lags")))
+        return unpacked_moments(path.read_bytes())
 
 
 def _new_run(prefix: str) -> str:
@@ -340,9 +336,9 @@ def _import_training() -> Any:  # noqa: ANN401  a module; its functions are type
 
 
 def _import_slicing() -> Any:  # noqa: ANN401  a module; its functions are typed where they stand
-    from aimass_cloud import slicing  # noqa: PLC0415  torch is of [train], and slow to import
+    from aimass_cloud.slicing import making  # noqa: PLC0415  torch is of [train], slow to import
 
-    return slicing
+    return making
 
 
 async def _needs_torch(load: Callable[[], Any]) -> Any:  # noqa: ANN401  a module

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
+from aimass_cloud.models.fleet import SitesMoments
 from aimass_shared.messages import RoundKind
-from aimass_shared.moments import Moments
 from aimass_shared.updates import UpdatePrecision
 
 Arrays = dict[str, NDArray[Any]]
@@ -112,7 +112,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
 class StatisticsResult:
     """The summed moments of all sites that answered, and the round that brought them."""
 
-    moments: Moments
+    moments: SitesMoments
     record: RoundRecord
 
 

@@ -21,6 +21,8 @@ from aimass_shared.var import Var, centred, shrunk
 LAGS: Final = 3
 RIDGE: Final = 20.0
 WEIGHTS: Final = (0.0, 100.0, 300.0, 1000.0, 3000.0, math.inf)
+WEIGHT: Final = 300.0
+"""Where nobody has held-back rows of several sites; what those of 16 water loops (SKAB) choose."""
 
 Rows = NDArray[np.floating]
 

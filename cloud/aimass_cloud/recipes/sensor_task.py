@@ -15,13 +15,14 @@ from aimass_cloud.datasets.series import Series
 from aimass_cloud.models.base import base_of
 from aimass_cloud.models.contract import contract_for
 from aimass_cloud.models.direct import filled
+from aimass_cloud.models.fleet import SitesMoments, moments_of_runs, packed_fleet, weight_of
 from aimass_cloud.models.forecaster import ForecasterConfig
 from aimass_cloud.models.graph import NodeGraph, given, members
 from aimass_cloud.models.monitor import monitor_constants, window_rows
 from aimass_cloud.models.network import Batch, Network, Tensors
 from aimass_cloud.models.samples import Arrays, Part, Samples
 from aimass_cloud.models.sensors import SensorNetwork
-from aimass_cloud.models.shrinkage import LAGS, normal_of
+from aimass_cloud.models.shrinkage import LAGS, SiteRows, normal_of
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import scaled_error
 from aimass_cloud.recipes import forecasting
@@ -32,7 +33,8 @@ from aimass_cloud.recipes.streaming import Streamed
 from aimass_cloud.recipes.task import Source, Task
 from aimass_cloud.recipes.windowing import Windows
 from aimass_shared.errors import TrainingFailedError
-from aimass_shared.moments import Moments, moments
+from aimass_shared.manifest import Role
+from aimass_shared.moments import Moments
 from aimass_shared.var import Var, solve
 
 MISSING: Final = 0.1
@@ -85,6 +87,8 @@ class SensorTask(Task):
         self._constants = dict(self._linear.constants)
         if naming.monitored and var is not None:
             self._constants |= _monitor(self._rows, data)
+        if self._monitored:
+            self.assets = _fleet(self._rows, data)
         self._base = base_of(self._constants)
         rows = self._linear.rows
         self.config: ForecasterConfig = msgspec.structs.replace(
@@ -274,15 +278,31 @@ def _inputs(values: Rows) -> Arrays:
     }
 
 
-def _solved(data: Series, lags: int, base: Moments | None) -> tuple[Moments, Var | None]:
-    """Moments of the training rows (and of the sites'), and their VAR if there are enough rows."""
-    segments = ((rows, np.isfinite(rows).astype(np.float32)) for rows in training_rows(data))
-    rows = moments(segments, sensors=data.names, lags=max(lags, LAGS))
-    rows = rows if base is None else rows.add(base)
+def _solved(data: Series, lags: int, base: Moments | None) -> tuple[SitesMoments, Var | None]:
+    """Moments of the training rows (and of the sites'), and their VAR if there are enough rows.
+
+    The fleet is that of the sites, where a statistics round kept one.
+    """
+    rows = moments_of_runs(training_rows(data), sensors=data.names, lags=max(lags, LAGS))
+    if base is not None:
+        fleet = base.within if isinstance(base, SitesMoments) else rows.within
+        rows = SitesMoments.of(rows.add(base), fleet)
     try:
         return rows, solve(rows.shortened(lags))
     except TrainingFailedError:
         return rows, None
+
+
+def _fleet(rows: SitesMoments, data: Series) -> dict[Role, bytes]:
+    """What a device shrinks a monitor of its own towards, as the asset of every slice."""
+    held_back = {run.name: run.rows for run in data.calibration}
+    sites = {
+        run.name: SiteRows(run.rows, held_back[run.name], is_one_run=False)
+        for run in data.train
+        if run.name in held_back
+    }
+    packed = packed_fleet(rows.within, weight_of(sites))
+    return {} if packed is None else {"fleet": packed}
 
 
 def _monitor(rows: Moments, data: Series) -> Tensors:

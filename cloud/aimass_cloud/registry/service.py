@@ -13,7 +13,8 @@ from aimass_cloud.registry.disk import write_whole
 from aimass_cloud.registry.tuf import TufRepository
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ModelRow, ReleaseRow
-from aimass_shared.errors import ConflictError, NotFoundError, RequestError
+from aimass_shared.errors import BadUpdateError, ConflictError, NotFoundError, RequestError
+from aimass_shared.fleet import unpack
 from aimass_shared.manifest import (
     Contract,
     FileRef,
@@ -232,6 +233,7 @@ def _check_slices(contract: Contract, slices: Sequence[SliceArtifact]) -> None:
         _check_roles(contract, artifact)
         vocabulary = dict(artifact.files).get("vocabulary")
         coder_of(contract, None if vocabulary is None else _read(Path(vocabulary)))
+        _check_fleet(contract, dict(artifact.files).get("fleet"))
 
 
 def _check_roles(contract: Contract, artifact: SliceArtifact) -> None:
@@ -239,8 +241,17 @@ def _check_roles(contract: Contract, artifact: SliceArtifact) -> None:
     if len(set(roles)) != len(roles) or not set(contract.needs) <= set(roles):
         raise RequestError(
             f"slice {artifact.spec.name} has the files {', '.join(roles) or 'none'}: it needs one"
-            f" each of {', '.join(contract.needs)}, and may have one train"
+            f" each of {', '.join(contract.needs)}, and may have one train and one fleet"
         )
+
+
+def _check_fleet(contract: Contract, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        unpack(_read(Path(path)), tuple(sensor.name for sensor in contract.sensors))
+    except BadUpdateError as error:
+        raise RequestError(f"the fleet file does not fit: {error}; slice again") from error
 
 
 def _read(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from aimass_cloud.slicing.export import filled, folded
 from aimass_cloud.slicing.preparing import beside, kinds_of
 from aimass_cloud.slicing.quantize import quantized
 from aimass_cloud.slicing.templates import Templates
+from aimass_shared import fleet
 from aimass_shared.errors import SelfTestFailedError
 from aimass_shared.manifest import Contract, Role, SliceArtifact
 from aimass_shared.slices import SliceCost, SliceSpec
@@ -193,6 +194,7 @@ NAMES: Mapping[Role, str] = {
     "train": "train.onnx",
     "selftest": "selftest.npz",
     "vocabulary": "vocabulary.json",
+    "fleet": fleet.FILE,
 }
 
 

@@ -48,6 +48,8 @@ from aimass_edge.predict import (
     Explanation,
     Predictor,
     SiteLimit,
+    SiteMonitors,
+    SiteStatus,
     Status,
 )
 from aimass_edge.update.fetch import Origin
@@ -123,6 +125,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
         dropped: messages of both brokers that were over the limit of their connection, or came
             faster than they could be read.
         limit: of this site, where `monitor.calibration_windows` asks for one and there is one.
+        monitor: of this site, where `monitor.site_rows` asks for one.
         explanation: every sensor's part in the score of the newest window.
         drift: how far each sensor has drifted (see `aimass_shared.drift`).
     """
@@ -137,6 +140,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     serving: Status
     telemetry: IngestCounters
     limit: SiteLimit | None
+    monitor: SiteStatus | None
     explanation: Explanation | None
     drift: dict[str, Drift]
 
@@ -167,6 +171,7 @@ class _Running:
             serving=self.predictor.status(),
             telemetry=self.ingest.counters,
             limit=self.predictor.site_limit(),
+            monitor=self.predictor.site_monitor(),
             explanation=self.predictor.explanation(),
             drift=self.predictor.drift(),
         )
@@ -244,9 +249,14 @@ class Agent:
         history = await enter(self._history())
         outbox = await enter(Outbox(self._data / "outbox.db", settings.outbox))
         handoff = await enter(self._handoff()) if settings.handoff.enabled else None
-        limits = Calibrations(settings.monitor.calibration_windows, self._data)
         predictor = await enter(
-            Predictor(settings.board, settings.capacity, cloud=handoff, calibrations=limits)
+            Predictor(
+                settings.board,
+                settings.capacity,
+                cloud=handoff,
+                calibrations=Calibrations(settings.monitor.calibration_windows, self._data),
+                sites=SiteMonitors.asked(settings, history),
+            )
         )
         blobs = await enter(
             HttpBlobs(self._identity.cloud_url, self._identity.bearer, verify=self._verify)

@@ -14,9 +14,12 @@ import msgspec
 from aimass_edge.config import BoardSettings
 from aimass_edge.predict.drift import DriftWatch
 from aimass_edge.predict.limits import Calibration, SiteLimit
+from aimass_edge.predict.site import THRESHOLD, SiteWatch
 from aimass_edge.predict.telemetry import (
     AlarmState,
     Explanation,
+    Judged,
+    ModelInput,
     Selection,
     check_fed,
     read_outputs,
@@ -32,6 +35,14 @@ WARM_UP_RUNS = 3
 Opener = Callable[[Path, BoardSettings], Session]
 
 
+class Weighed(msgspec.Struct, frozen=True):
+    """A window with the threshold that it was held against, and whether the alarm holds."""
+
+    judged: Judged
+    threshold: float
+    alarm: bool
+
+
 class Active:
     """A loaded slice of a release, and the state that belongs to it.
 
@@ -39,7 +50,7 @@ class Active:
     window of telemetry.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  by name, and each has a default
         self,
         manifest: Manifest,
         entry: SliceEntry,
@@ -47,6 +58,7 @@ class Active:
         *,
         window_ms: float = math.inf,
         calibration: Calibration | None = None,
+        site: SiteWatch | None = None,
     ) -> None:
         self.manifest = manifest
         self.entry = entry
@@ -54,16 +66,25 @@ class Active:
         self._window_ms = math.inf if session.waits else window_ms
         self.alarm = AlarmState(manifest.contract.alarm)
         self._calibration = calibration
-        if self.site_limit is not None:
-            self.alarm.threshold = self.site_limit.threshold
+        self.site = site
+        if calibration is not None and calibration.found is not None:
+            self.alarm.threshold = calibration.found.threshold
         self.drift = DriftWatch(manifest.contract)
         self.explanation: Explanation | None = None
         self._selection: tuple[tuple[str, ...], Selection] | None = None
         self._users = 0
         self._retired = False
 
-    def over_limit(self, score: float) -> bool:
-        """Take in the score of the next window of telemetry; whether the alarm holds now."""
+    def weighed(self, taken: ModelInput, release: Judged) -> Weighed:
+        """Judge the next window of telemetry: by this site's monitor, or as the release did."""
+        own = None if self.site is None else self.site.judged(taken, release)
+        if own is not None:
+            return Weighed(own, THRESHOLD, self.alarm.step(own.score, THRESHOLD))
+        threshold = self.alarm.threshold
+        return Weighed(release, threshold, self._over_limit(release.score))
+
+    def _over_limit(self, score: float) -> bool:
+        """Take in a score of the release; whether the alarm holds now."""
         alarm = self.alarm.step(score)
         limit = None if self._calibration is None else self._calibration.step(score)
         if limit is not None:
@@ -72,8 +93,9 @@ class Active:
 
     @property
     def site_limit(self) -> SiteLimit | None:
-        """The limit of this site; None while it is the release's."""
-        return None if self._calibration is None else self._calibration.found
+        """The limit of this site; None while it is the release's, or a site monitor has its own."""
+        is_own = self.site is not None and self.site.holds
+        return None if is_own or self._calibration is None else self._calibration.found
 
     @property
     def key(self) -> str:

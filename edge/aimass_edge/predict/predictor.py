@@ -25,6 +25,7 @@ from aimass_edge.predict.counts import Counts, Status
 from aimass_edge.predict.dispatch import Cloud, Dispatch, Workbench
 from aimass_edge.predict.drift import Drift
 from aimass_edge.predict.limits import Calibrations, SiteLimit
+from aimass_edge.predict.site import SiteMonitors, SiteStatus
 from aimass_edge.predict.telemetry import (
     Explanation,
     Outcome,
@@ -67,6 +68,7 @@ class Predictor:
         *,
         cloud: Cloud | None = None,
         calibrations: Calibrations | None = None,
+        sites: SiteMonitors | None = None,
         opener: Opener = open_session,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,6 +79,7 @@ class Predictor:
             capacity: limits of the queue and of requests that name no deadline.
             cloud: where requests go that are too much for here; None refuses them.
             calibrations: how limits of this site are found; None keeps those of the releases.
+            sites: how a monitor of this site is made; None makes none.
             opener: loads a model file.
             clock: monotonic seconds.
         """
@@ -84,6 +87,7 @@ class Predictor:
         self._default_deadline_ms = capacity.default_deadline_ms
         self._cloud = cloud
         self._calibrations = calibrations or Calibrations()
+        self._sites = sites or SiteMonitors()
         self._opener = opener
         self._clock = clock
         self._capacity = Capacity()
@@ -139,6 +143,7 @@ class Predictor:
                 opened.session,
                 window_ms=opened.window_ms,
                 calibration=await anyio.to_thread.run_sync(self._calibrations.of, manifest),
+                site=await anyio.to_thread.run_sync(self._sites.of, manifest, entry, directory),
             )
             now = self._clock()
             self._capacity.times.add(active.key, 1, measured_ms=opened.window_ms, now=now)
@@ -228,15 +233,22 @@ class Predictor:
         outputs = await self._worker.submit(active, taken.feeds, telemetry=True, remaining_s=None)
         judged = judge(contract, outputs)
         active.drift.step(taken.feeds, window.end_ms, judged.forecast)
-        threshold = active.alarm.threshold
+        weighed = active.weighed(taken, judged)
+        judged, threshold = weighed.judged, weighed.threshold
         active.explanation = explanation(contract, window, judged, threshold=threshold)
+        self._watch_site(active, window.end_ms)
         outcome = Outcome(
             threshold=threshold,
-            alarm=active.over_limit(judged.score),
+            alarm=weighed.alarm,
             coverage=taken.coverage,
             service_ms=self._bench.done_ms(start),
         )
         return prediction(Source(active.manifest, active.entry), window, judged, outcome=outcome)
+
+    def _watch_site(self, active: Active, end_ms: int) -> None:
+        """Let the site's monitor look for its rows beside the predictions, when it is time to."""
+        if active.site is not None and active.site.step(end_ms) and self._tasks is not None:
+            self._tasks.start_soon(active.site.work, name="aimass-site-monitor")
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer a request by its deadline, here or in the cloud.
@@ -298,6 +310,11 @@ class Predictor:
     def site_limit(self) -> SiteLimit | None:
         """The limit that this site calibrated for the active release, if it did."""
         return self._active.site_limit if self._active else None
+
+    def site_monitor(self) -> SiteStatus | None:
+        """How it is with the monitor of this site, where one is asked for."""
+        site = self._active.site if self._active else None
+        return None if site is None else site.status()
 
     def explanation(self) -> Explanation | None:
         """Why the newest window was scored as it was; None before there is one."""

@@ -33,10 +33,20 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class ModelInput(msgspec.Struct, frozen=True, eq=False):
-    """One window as the model takes it: `feeds` of batch 1, `coverage` over its own sensors."""
+    """One window as the model takes it: `feeds` of batch 1, `coverage` over its own sensors.
+
+    `values` and `mask` `[W, S]` are there even where the model takes no mask.
+    """
 
     feeds: dict[str, Floats]
     coverage: float
+    values: Floats
+    mask: Floats
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """The window `[W, S]`, not a number where nothing was measured."""
+        return np.where(self.mask > 0, self.values, np.nan).astype(np.float64)
 
 
 class AlarmState:
@@ -50,11 +60,15 @@ class AlarmState:
         self.threshold = 0.0 if rule is None else rule.threshold
         self._in_a_row = 0
 
-    def step(self, score: float) -> bool:
-        """Take in the score of the next window; whether the alarm holds now."""
+    def step(self, score: float, threshold: float | None = None) -> bool:
+        """Take in the score of the next window; whether the alarm holds now.
+
+        A window that something else judged brings a threshold of its own.
+        """
         if self._rule is None:
             return False
-        self._in_a_row = self._in_a_row + 1 if score > self.threshold else 0
+        over = score > (self.threshold if threshold is None else threshold)
+        self._in_a_row = self._in_a_row + 1 if over else 0
         return self._in_a_row >= self._rule.consecutive
 
 
@@ -108,7 +122,7 @@ def model_input(contract: Contract, window: Window, selection: Selection) -> Mod
     mask[unusable] = 0
     feeds = {VALUES: values, MASK: mask}
     taken = {spec.name: feeds[spec.name] for spec in contract.inputs}
-    return ModelInput(taken, float(mask.mean()))
+    return ModelInput(taken, float(mask.mean()), values[0], mask[0])
 
 
 def read_outputs(contract: Contract) -> tuple[str, ...]:
@@ -150,6 +164,13 @@ def _scored(contract: Contract, rule: AlarmRule, outputs: Outputs) -> Judged:
     if not np.isfinite(score):
         raise ModelError(f"{contract.model} gave the score {score}; roll back to another release")
     each = np.nan_to_num(outputs[rule.contribution][0])
+    return blamed(contract, rule, score, each=each)
+
+
+def blamed(
+    contract: Contract, rule: AlarmRule, score: float, *, each: NDArray[np.floating]
+) -> Judged:
+    """A score with every sensor's part `[S]`, and the sensors that have the largest."""
     worst = np.argsort(-each, kind="stable")[: rule.top]
     return Judged(
         score,

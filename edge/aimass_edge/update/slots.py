@@ -23,6 +23,7 @@ from aimass_edge.runtime import VOCABULARY_FILE
 from aimass_edge.update import state as states
 from aimass_edge.update.fs import Fs
 from aimass_edge.update.state import State, Verdict
+from aimass_shared import fleet
 from aimass_shared.errors import (
     BadDigestError,
     MalformedMessageError,
@@ -41,6 +42,7 @@ FILE_NAMES: Mapping[Role, str] = {
     "train": "train.onnx",
     "selftest": "selftest.npz",
     "vocabulary": VOCABULARY_FILE,
+    "fleet": fleet.FILE,
 }
 CHUNK_BYTES = 1 << 20
 CRC_DIGITS = 8
