@@ -1,8 +1,11 @@
 """What can be typed: commands, options, help and examples. No behaviour is here."""
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
+from aimass_cloud.cli.slice_arguments import SLICE_VERBS, add_slice_verbs
 from aimass_cloud.recipes import FLAGSHIP
 
 DESCRIPTION = """\
@@ -42,6 +45,8 @@ examples:
 SLICE = """\
 examples:
   aimass slice MODEL                   widths 1.0, 0.5, 0.25; int8; checked against torch
+  aimass slice cuts model.onnx         where any ONNX file can be cut; see `slice cuts --help`
+  aimass slice split model.onnx --cut CUT --out parts/
 """
 
 RELEASE = """\
@@ -228,6 +233,10 @@ def _add_training(commands: _Commands) -> None:
     cut.set_defaults(call="slice")
 
 
+def _add_slice_verbs(commands: _Commands) -> None:
+    add_slice_verbs(partial(_command, commands))
+
+
 def _add_release(commands: _Commands) -> None:
     verbs = _group(commands, "release", "Sign slices and list releases.", examples=RELEASE)
     create = _verb(verbs, "create", "Sign and publish the slices of a model.", verb="release")
@@ -334,6 +343,7 @@ def parser() -> argparse.ArgumentParser:
         _add_serve,
         _add_demo,
         _add_training,
+        _add_slice_verbs,
         _add_release,
         _add_rollout,
         _add_device,
@@ -344,3 +354,11 @@ def parser() -> argparse.ArgumentParser:
     ):
         add(commands)
     return top
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """What was typed; `slice` with one of its own second words is a command of two words."""
+    words = list(argv)
+    if words[:1] == ["slice"] and words[1:2] and words[1] in SLICE_VERBS:
+        words[:2] = [f"slice {words[1]}"]
+    return parser().parse_args(words)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aimass_cloud.admin import Admin
-from aimass_cloud.cli.arguments import parser
+from aimass_cloud.cli import cutting
+from aimass_cloud.cli.arguments import parsed
 from aimass_cloud.cli.commands import COLUMNS, COMMANDS
 from aimass_cloud.cli.learning import learn
 from aimass_cloud.cli.output import ProgressLine, show
@@ -27,7 +28,7 @@ CALLER = {"AIMASS_URL", "AIMASS_KEY"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `aimass`; returns the exit code."""
-    args = parser().parse_args(argv)
+    args = parsed(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(args)
     except AimassError as error:
@@ -47,6 +48,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _demo(args)
     if args.call == "learn":
         return _learn(args)
+    if args.call in cutting.CALLS:
+        return cutting.carry_out(args)
     if is_local(args):
         return carry_out(args)
     answer = asyncio.run(_call(args))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from aimass_cloud.cli import main
-from aimass_cloud.cli.arguments import parser
+from aimass_cloud.cli.arguments import parsed, parser
 from aimass_cloud.cli.commands import COMMANDS
+from aimass_cloud.cli.cutting import CALLS
 from aimass_cloud.cli.main import serve_settings
 from aimass_cloud.config import CloudSettings
 from aimass_shared.errors import InvalidSettingError, UnknownSettingError
@@ -53,13 +54,13 @@ def test_every_example_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
                 examples.add(line.strip().partition("   ")[0].partition("  ")[0])
     assert len(examples) > 20
     for example in examples:
-        assert parser().parse_args(example.split()[1:]).call, example
+        assert parsed(example.split()[1:]).call, example
     assert capsys.readouterr().err == ""
 
 
 def test_every_command_is_carried_out() -> None:
     calls = {one.get_default("call") for one in _leaves()}
-    assert calls == COMMANDS.keys() | {"serve", "demo", "learn", "recipe-list"}
+    assert calls == COMMANDS.keys() | CALLS | {"serve", "demo", "learn", "recipe-list"}
 
 
 def test_every_command_that_speaks_to_a_coordinator_takes_json_and_a_key() -> None:

@@ -17,7 +17,7 @@ ACTIVATIONS: Final = frozenset(
 PAIRS: Final = {
     "Conv": ACTIVATIONS | {"BatchNormalization", "Add", "Mul"},
     "ConvTranspose": ACTIVATIONS | {"BatchNormalization", "Add"},
-    "BatchNormalization": ACTIVATIONS,
+    "BatchNormalization": ACTIVATIONS | {"Add"},
     "MatMul": frozenset({"Add"}),
     "Gemm": ACTIVATIONS | {"Gelu"},
     "Pad": frozenset({"Conv", "AveragePool", "MaxPool"}),
@@ -26,8 +26,9 @@ PAIRS: Final = {
 }
 """What is joined with the one node that needs its output."""
 
+PRODUCTS: Final = frozenset({"Conv", "MatMul", "Gemm", "BatchNormalization"})
 AFTER_PRODUCT: Final = {"Add": ACTIVATIONS | {"Gelu", "FastGelu"}}
-"""What is joined when a product comes before."""
+"""What is joined when a product comes before, or the scaling of one."""
 
 SCALES: Final = frozenset({"Div", "Mul", "Add", "Where"})
 LONGEST: Final = 4
@@ -82,7 +83,7 @@ def _pairs(places: _Places) -> Iterator[Region]:
             continue
         first, second = places.kind(index), places.kind(user)
         joined = PAIRS.get(first, frozenset())
-        if any(places.kind(maker) in ("Conv", "MatMul", "Gemm") for maker in places.makers(index)):
+        if any(places.kind(maker) in PRODUCTS for maker in places.makers(index)):
             joined = joined | AFTER_PRODUCT.get(first, frozenset())
         if second in joined:
             yield f"{first}+{second}", 1 << index | 1 << user
