@@ -65,6 +65,17 @@ async def test_suspect_rows_split_segments_but_stay_recorded(tmp_path: Path) -> 
         assert shapes(await kept.segments(SENSORS)) == [(3, 3), (3, 3)]
 
 
+async def test_the_first_rows_since_a_time_come_suspect_or_not(tmp_path: Path) -> None:
+    async with history(tmp_path) as kept:
+        await kept.append([row(number) for number in (1, 2, 3, 5, 6, 7)])
+        await kept.suspect(3 * STEP)
+        found = await kept.since(["b", "a"], 2 * STEP, 4)
+        assert [values[:, 1].tolist() for values, _ in found] == [[2, 3], [5, 6]]
+        assert await kept.since(SENSORS, 8 * STEP, 4) == []
+        with pytest.raises(NotFoundError, match="'x'"):
+            await kept.since(["x"], 0, 4)
+
+
 async def test_suspects_go_with_the_rows_that_make_room(tmp_path: Path) -> None:
     async with history(tmp_path, max_rows=3) as kept:
         await kept.append([row(1), row(2), row(3)])

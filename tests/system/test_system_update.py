@@ -57,8 +57,10 @@ from aimass_shared.errors import (
     StorageError,
     UnfitReleaseError,
 )
+from aimass_shared.fleet import Fleet, pack
 from aimass_shared.manifest import AlarmRule, Contract, Sensor, SliceArtifact, TensorSpec
 from aimass_shared.messages import Desired, ReleaseRef
+from aimass_shared.moments import Moments
 from aimass_shared.slices import SliceCost, SliceSpec
 
 SLICE = "w0.50-int8"
@@ -143,6 +145,9 @@ CONTRACT = Contract(
 )
 
 
+FLEET = pack(Fleet(Moments.empty(("A", "B"), 3), 300.0, 20.0))
+
+
 def make_tuf(folder: Path, clock: Callable[[], datetime] = system_clock) -> TufRepository:
     keys = SigningKeys(folder / "keys")
     tuf = TufRepository(folder / "tuf", keys, TrustSettings(), clock=clock)
@@ -168,6 +173,7 @@ def build_slice(where: Path, offset: float, model: bytes) -> SliceArtifact:
     built = helper.make_model(graph, opset_imports=opset, ir_version=8)
     (where / "model.onnx").write_bytes(model or built.SerializeToString())
     (where / "train.onnx").write_bytes(b"a gradient step")
+    (where / "fleet.bin").write_bytes(FLEET)
     values = np.ones((2, 4, 2), np.float32)
     vectors: dict[str, Any] = {
         "in.values": values,
@@ -182,6 +188,7 @@ def build_slice(where: Path, offset: float, model: bytes) -> SliceArtifact:
             ("model", str(where / "model.onnx")),
             ("train", str(where / "train.onnx")),
             ("selftest", str(where / "selftest.npz")),
+            ("fleet", str(where / "fleet.bin")),
         ),
         tolerance=1e-3,
     )
@@ -266,6 +273,7 @@ async def test_release_goes_on_trial_and_is_kept(coordinator: Coordinator, devic
     assert installed
     assert installed.trial
     assert installed.file("train").read_bytes() == b"a gradient step"
+    assert installed.file("fleet").read_bytes() == FLEET
     assert installed.manifest == manifests.decode(row.manifest)
     assert updater.current() == installed
     await updater.confirm()

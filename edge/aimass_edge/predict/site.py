@@ -262,9 +262,9 @@ class SiteWatch:
             return
         found = await anyio.to_thread.run_sync(fitted, segments, fleet)
         check_normal(found)
-        self._found, self._why = found, ""
+        self._why = await anyio.to_thread.run_sync(self._keep, found)
+        self._found = found
         log.info("the monitor of this site holds from now on, of %d rows", wanted)
-        await anyio.to_thread.run_sync(self._keep, found)
 
     def _again(self, why: str, *, anew: bool) -> None:
         self._why = why
@@ -272,19 +272,23 @@ class SiteWatch:
         if anew:
             self._since_ms, self._seen = None, 0
 
-    def _keep(self, found: Fitted) -> None:
-        """What cannot be kept holds until the restart, and is fitted again after it."""
+    def _keep(self, found: Fitted) -> str:
+        """Why it is not kept, if so: it holds until the restart, and is fitted again after it."""
         try:
             write(self._folder / FILE, self._origin, found)
         except (OSError, BadUpdateError) as error:
             log.warning("the monitor of this site is not kept: %s", error)
-            self._why = f"it is not kept: {error}"
+            return f"it is not kept: {error}"
+        return ""
 
     def _keep_begin(self, since_ms: int) -> None:
         if self._begun() == since_ms:
             return
         body = msgspec.json.encode(_Begin(self._origin, since_ms))
-        replace_durably(self._folder / BEGIN_FILE, body)
+        try:
+            replace_durably(self._folder / BEGIN_FILE, body)
+        except OSError as error:
+            log.warning("after a restart this site collects its rows anew: %s", error)
 
     def _begun(self) -> int | None:
         try:

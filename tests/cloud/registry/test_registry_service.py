@@ -18,7 +18,9 @@ from aimass_shared.errors import (
     RequestError,
     UnfitReleaseError,
 )
+from aimass_shared.fleet import Fleet, pack
 from aimass_shared.manifest import Contract, SliceArtifact
+from aimass_shared.moments import Moments
 from aimass_shared.slices import SliceCost
 
 
@@ -170,3 +172,23 @@ async def test_what_is_no_release_leaves_no_trace(
     assert await registry.releases() == []
     with pytest.raises(NotFoundError):
         registry._tuf.metadata("1.channel-stable.json")
+
+
+async def test_a_fleet_is_released_and_one_of_other_sensors_is_not(
+    registry: Registry,
+    contract: Contract,
+    artifacts: list[SliceArtifact],
+    blobs: Blobs,
+    tmp_path: Path,
+) -> None:
+    model = await add(registry, tmp_path)
+    path = tmp_path / "fleet.bin"
+    files = (*artifacts[0].files, ("fleet", str(path)))
+    sliced = [msgspec.structs.replace(artifacts[0], files=files)]
+    path.write_bytes(pack(Fleet(Moments.empty(("B",), 3), 300.0, 20.0)))
+    with pytest.raises(RequestError, match="other sensors"):
+        await registry.create_release(model.id, contract, sliced, channel="stable")
+    path.write_bytes(pack(Fleet(Moments.empty(("A",), 3), 300.0, 20.0)))
+    row = await registry.create_release(model.id, contract, sliced, channel="stable")
+    reference = manifests.decode(row.manifest).slices[0].file("fleet")
+    assert blobs.path(reference.sha256).read_bytes() == path.read_bytes()

@@ -12,11 +12,13 @@ from tests.engines import engine_bytes
 
 from aimass_cloud import recipes
 from aimass_cloud.models import graph
+from aimass_cloud.models.shrinkage import LAGS, RIDGE, WEIGHT
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes.assembly import outputs_of
 from aimass_cloud.recipes.run import RunSettings
 from aimass_cloud.slicing import make_slices
 from aimass_cloud.training import train
+from aimass_shared import fleet
 from aimass_shared.manifest import SliceArtifact
 from aimass_shared.slices import SliceSpec
 
@@ -81,6 +83,18 @@ def test_relations_are_listed(model: TrainedModel) -> None:
     shapes = {name: array.shape for name, array in model.constants.items() if "graph." in name}
     assert shapes["graph.inward.index"] == shapes["graph.inward.weight"] == (SENSORS + 2, 2)
     assert {name.split(".")[1] for name in shapes} == set(graph.RELATIONS)
+
+
+def test_every_slice_carries_the_fleet_that_a_device_shrinks_to(
+    model: TrainedModel, slices: dict[str, SliceArtifact]
+) -> None:
+    sensors = tuple(sensor.name for sensor in model.info.contract.sensors)
+    for artifact in slices.values():
+        path = Path(_path(artifact, "fleet"))
+        found = fleet.unpack(path.read_bytes(), sensors)
+        assert path.name == fleet.FILE
+        assert (found.moments.lags, found.weight, found.ridge) == (LAGS, WEIGHT, RIDGE)
+        assert SENSORS < found.moments.n < 600
 
 
 @pytest.mark.parametrize("count", [1, 3])
