@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from aimass_cloud.datasets import series, shards
+from aimass_cloud.models.fleet import moments_of_runs, packed_moments, unpacked_moments
 from aimass_cloud.models.forecaster import ForecasterConfig
 from aimass_cloud.models.samples import Part
+from aimass_cloud.models.shrinkage import WEIGHTS
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import find
 from aimass_cloud.recipes.assembly import outputs_of
@@ -18,6 +20,8 @@ from aimass_cloud.recipes.run import RunSettings
 from aimass_cloud.recipes.sensor_task import SensorTask
 from aimass_cloud.training import train
 from aimass_shared.errors import DataError, InvalidSettingError, TrainingFailedError
+from aimass_shared.fleet import Fleet, unpack
+from aimass_shared.moments import Moments
 
 SENSORS, ROWS, HORIZON = 6, 900, 3
 KINDS = ("flow", "level", "flow", "valve", "level", "flow")
@@ -198,3 +202,25 @@ def test_the_docs_list_every_option() -> None:
     text = (Path(__file__).parents[3] / "docs" / "forecasting.md").read_text()
     own = set(ForecasterConfig.__struct_fields__) - {"entities"}
     assert {name for name in own if f"`{name}`" not in text} == set()
+
+
+def test_the_fleet_of_a_model_is_that_of_the_sites_or_else_of_the_runs(tmp_path: Path) -> None:
+    names, runs = ("a", "b"), [rows_of_a_ring(600, seed)[:, :2] + 9 * seed for seed in range(3)]
+    lines = [f"{at},{row[0]:.4f},{row[1]:.4f}" for at, rows in enumerate(runs) for row in rows]
+    (tmp_path / "train.csv").write_text("\n".join(["site,a,b", *lines]))
+
+    def fleet_of(base: Moments | None = None) -> Fleet:
+        task = find("sensor-graph").open(_run(tmp_path, base="direct", window=4), base)
+        return unpack(task.assets["fleet"], names)
+
+    own = fleet_of()
+    assert 3 * 400 < own.moments.n < 3 * 600
+    assert own.weight in WEIGHTS
+    within = own.moments.yy / own.moments.n
+    assert np.all(np.diag(within) < 81), "each run is about its own mean"
+    sites = moments_of_runs([rows.astype(np.float32) for rows in runs[:2]], sensors=names, lags=3)
+    given = fleet_of(sites)
+    assert np.array_equal(given.moments.zz, sites.within.zz)
+    assert given.weight == own.weight
+    old = unpacked_moments(packed_moments(sites)).add(Moments.empty(names, 3))
+    assert np.array_equal(fleet_of(old).moments.zz, own.moments.zz)
