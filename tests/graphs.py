@@ -247,6 +247,16 @@ def quantized() -> onnx.ModelProto:
     return b.model((b.op("Flatten", x), ["batch", 4]))
 
 
+def half() -> onnx.ModelProto:
+    """Half precision throughout."""
+    b = Builder(10)
+    kind = TensorProto.FLOAT16
+    x = b.input("rows", ["batch", 4], kind)
+    scale = b.constant([0.5, 1.5, 2.0, 3.0], np.float16)
+    x = b.op("Softmax", b.op("Mul", b.op("Tanh", x), scale))
+    return b.model((x, ["batch", 4]), kind=kind)
+
+
 # Graphs with graphs in them are written as text.
 
 BRANCHES = """
@@ -384,6 +394,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "late input": late_input,
     "picked rows": picked,
     "quantized": quantized,
+    "half precision": half,
     "if": branches,
     "loop": loop,
     "scan": scan,

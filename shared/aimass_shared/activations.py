@@ -6,8 +6,8 @@
 
 Everything is little-endian. A coding is what floats are rounded to: `none` (as they are), `fp16`,
 or `int8` with one scale and one zero point for the tensor, where 0.0 stays 0.0. Other types are
-never rounded. With `fp16` and `int8` numbers are packed where that makes them smaller; under a
-kilobyte it is not tried. Packing is deflate, once with repetitions and once with runs alone: most
+never rounded. With `fp16` and `int8` numbers are packed where that makes them smaller; in small
+tensors it is not tried. Packing is deflate, once with repetitions and once with runs alone: most
 activations have little to gain but the entropy of single bytes. The smaller of the two was never
 larger than zstd's (ADR 15), and every Python has it.
 """
@@ -36,8 +36,8 @@ MAX_DECODED_BYTES: Final = 256 << 20
 MAX_TENSORS: Final = 64
 MAX_RANK: Final = 8
 MAX_NAME: Final = 255
-UNPACKED_BYTES: Final = 1024
-"""Tensors of fewer bytes are not packed: it would gain nothing, or lose."""
+UNPACKED_BYTES: Final = 256
+"""Tensors of fewer bytes are not packed: there is next to nothing to gain."""
 
 _TYPES: Final = (
     *("float32", "float16", "float64", "bool"),

@@ -57,7 +57,8 @@ def _split(args: argparse.Namespace) -> int:
     parts = cuts.split(whole, wanted, sizes=sizes)
     reference = cuts.Reference(whole, _inputs(args.inputs), seed=args.seed, sizes=sizes)
     agreement = reference.agreement(*parts)
-    cuts.demand(agreement, wanted.id, args.tolerance)
+    tolerance = cuts.tolerance_of(whole) if args.tolerance is None else args.tolerance
+    cuts.demand(agreement, wanted.id, tolerance)
     files = [file for part in parts for file in part.save(Path(args.out) / f"{part.side}.onnx")]
     answer: Json = {
         "cut": wanted.id,

@@ -10,11 +10,19 @@ Needs onnx and ONNX Runtime, no torch. `docs/slicing.md` has what is refused, AD
 
 from aimass_cloud.slicing.cuts.listing import MOST_CUTS, MOST_TENSORS, Cut, Cuts, cuts_of
 from aimass_cloud.slicing.cuts.parts import Part, split
-from aimass_cloud.slicing.cuts.proving import TOLERANCE, Agreement, Reference, demand
+from aimass_cloud.slicing.cuts.proving import (
+    HALF_TOLERANCE,
+    TOLERANCE,
+    Agreement,
+    Reference,
+    demand,
+    tolerance_of,
+)
 from aimass_cloud.slicing.cuts.reading import Whole, read, whole
 from aimass_cloud.slicing.cuts.shapes import Crossing
 
 __all__ = [
+    "HALF_TOLERANCE",
     "MOST_CUTS",
     "MOST_TENSORS",
     "TOLERANCE",
@@ -29,5 +37,6 @@ __all__ = [
     "demand",
     "read",
     "split",
+    "tolerance_of",
     "whole",
 ]

@@ -5,15 +5,19 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from aimass_cloud.slicing.cuts.parts import Part
-from aimass_cloud.slicing.cuts.reading import Whole
+from aimass_cloud.slicing.cuts.reading import Whole, tensors
 from aimass_cloud.slicing.cuts.running import Runner, Values, generated
 from aimass_shared.errors import SelfTestFailedError
 
 TOLERANCE: Final = 1e-5
 """Of a float: absolute up to one, and relative to the output's largest value above."""
+HALF_TOLERANCE: Final = 4e-3
+"""The same of a model that reckons in half precision: some of its steps."""
+HALVES: Final = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 class Agreement(msgspec.Struct, frozen=True):
@@ -77,6 +81,14 @@ class Reference:
             all(_identical(*pair) for pair in pairs.values()),
             {name: absolute for name, (absolute, _) in errors.items()},
         )
+
+
+def tolerance_of(whole: Whole) -> float:
+    """What head and tail of a model may differ from it: more where it reckons in half precision."""
+    graph = whole.model.graph
+    kinds = {tensor.data_type for tensor in tensors(whole.model)}
+    kinds |= {one.type.tensor_type.elem_type for one in (*graph.input, *graph.output)}
+    return HALF_TOLERANCE if kinds & HALVES else TOLERANCE
 
 
 def demand(agreement: Agreement, cut: str, tolerance: float = TOLERANCE) -> None:

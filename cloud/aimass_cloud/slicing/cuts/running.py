@@ -55,9 +55,13 @@ class Runner:
         Raises:
             ModelLoadFailedError: it cannot be run on these inputs.
         """
-        given = {name: inputs[name] for name in self.inputs if name in inputs}
+        given = {name: _array(inputs[name]) for name in self.inputs if name in inputs}
         with _refusals("cannot run the graph"):
             return dict(zip(self._names, self._session.run(self._names, given), strict=True))
+
+
+def _array(value: Any) -> Any:  # noqa: ANN401  array, number, list or dict
+    return np.asarray(value) if isinstance(value, np.generic | int | float) else value
 
 
 def generated(
