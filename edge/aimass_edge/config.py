@@ -163,10 +163,10 @@ class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         calibration_windows: windows after a release becomes active that are taken for normal
             operation of this site, and calibrate a limit of its own; 0 keeps the release's.
-        site_rows: rows after a release becomes active that are taken for normal operation of this
-            site; a monitor of its own, shrunk towards the fleet that came with the release, is
-            fitted on 80 % of them and calibrated on the rest. It replaces the release's scores and
-            any limit of `calibration_windows`. At least 200; 0 keeps the release's monitor.
+        site_rows: rows, from when a release brings a fleet on, that are taken for normal operation
+            of this site; a monitor of its own, shrunk towards that fleet, is fitted on 80 % of them
+            and calibrated on the rest. It replaces the release's scores, and any limit of
+            `calibration_windows`. At least 200; 0 keeps the release's monitor.
     """
 
     calibration_windows: int = 0

@@ -4,8 +4,8 @@ Where `monitor.site_rows` is set, the first so many rows under a release are tak
 operation, whatever the release's own monitor says of them: at another operating point it would
 leave out just what is normal here. They lie in the private history. Once there are enough, a
 monitor is fitted in a thread (`site_fit`), and from then on it scores and explains the windows of
-telemetry. Nothing here stops a prediction: where anything is wrong, the release's monitor stays,
-and the status says why.
+telemetry, also under later releases that carry the same fleet. Nothing here stops a prediction:
+where anything is wrong, the release's monitor stays, and the status says why.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ class SiteWatch:
     ) -> None:
         self._contract = manifest.contract
         self._sensors = tuple(sensor.name for sensor in manifest.contract.sensors)
-        self._origin = Origin(manifest.release, "", wanted)
+        self._origin = Origin("", wanted)
         self._folder = folder
         self._history = history
         self._fleet: Fleet | None = None

@@ -1,7 +1,7 @@
 """A monitor of this site: fitted on its own rows, shrunk towards the fleet, kept on the disk.
 
 Blocks and computes; the caller is in a thread. Numpy only. What is kept names what it came from:
-of another release, fleet or number of rows it is none, and neither is a damaged file.
+of another fleet or number of rows it is none, and neither is a damaged file.
 
     site_monitor.bin    "<crc32> " and an update (`aimass_shared.updates`): VAR and limits
 """
@@ -37,9 +37,12 @@ Floats = NDArray[np.float64]
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What a monitor of this site is for: a release, its fleet by SHA-256, the rows asked for."""
+    """What a monitor of this site is made of: a fleet, by SHA-256, and so many rows of its own.
 
-    release: str
+    Not the release: releases that carry the same fleet (as those of federated rounds do) can have
+    one monitor, and a site need not learn what is normal in whatever state the next one finds it.
+    """
+
     fleet: str
     wanted: int
 
@@ -67,7 +70,7 @@ def fitted(segments: Sequence[Segment], fleet: Fleet) -> Fitted:
     total = sum(len(values) for values, _ in segments)
     fit, held_back = _parted(segments, round(FITTED_SHARE * total), own.lags)
     site = moments(fit, sensors=own.sensors, lags=own.lags)
-    if site.n == 0:
+    if site.n == 0 or not held_back:
         raise TrainingFailedError(
             f"{total} rows have no {own.lags + 1} complete ones in a row: check missing sensors"
         )
@@ -107,7 +110,7 @@ def _parted(
         first -= len(values)
         fit.append((values[:cut], mask[:cut]))
         rows = np.where(mask > 0, values, np.nan).astype(np.float64)
-        if cut < len(rows):
+        if cut < len(rows) > lags:
             held_back.append(rows[max(cut - lags, 0) :])
     return fit, held_back
 
@@ -139,7 +142,7 @@ def read(path: Path, origin: Origin, sensors: int) -> Fitted | None:
         kept = msgspec.convert(update.meta, _Kept)
     except (OSError, BadUpdateError, msgspec.ValidationError):
         return None
-    if Origin(kept.release, kept.fleet, kept.wanted) != origin:
+    if Origin(kept.fleet, kept.wanted) != origin:
         return None
     shapes = _shapes(sensors, kept.lags)
     if {name: array.shape for name, array in update.arrays.items()} != shapes:
@@ -152,7 +155,6 @@ def read(path: Path, origin: Origin, sensors: int) -> Fitted | None:
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    release: str
     fleet: str
     wanted: int
     lags: int

@@ -69,8 +69,7 @@ def release(tmp_path: Path) -> Release:
 def _kept(release: Release) -> Fitted | None:
     """The monitor that lies on the disk beside the release."""
     digest = hashlib.sha256((release.directory / "fleet.bin").read_bytes()).hexdigest()
-    origin = Origin(release.manifest.release, digest, WANTED)
-    return read(release.directory.parent / FILE, origin, len(SENSORS))
+    return read(release.directory.parent / FILE, Origin(digest, WANTED), len(SENSORS))
 
 
 def _faulty(site: Site, seed: int) -> Floats:
@@ -131,24 +130,24 @@ async def test_live_predictions_are_the_sites(live: Live, release: Release) -> N
     assert np.allclose(status.limits, kept.monitor.limits.levels, atol=1e-3)
 
 
-async def test_it_is_kept_for_its_release_and_rows_and_no_others(
+async def test_it_is_kept_for_its_fleet_and_rows_and_no_others(
     live: Live, release: Release, tmp_path: Path
 ) -> None:
     async with live(release) as device:
         await device.see(NORMAL)
         first = await device.settled()
     before = (tmp_path / FILE).read_bytes()
-    async with live(release, clock=10_000) as device:
-        assert device.status == first
-        assert (await device.see(QUIET.rows(WINDOW, 5)))[0].score > 0
+    for again in (release, plant.write(tmp_path / "r2", "r2")):
+        async with live(again, clock=10_000) as device:
+            assert device.status == first
+            assert (await device.see(QUIET.rows(WINDOW, 5)))[0].score > 0
     assert (tmp_path / FILE).read_bytes() == before
-    other = plant.write(tmp_path / "r2", "r2")
+    other = plant.write(tmp_path / "r3", packed=pack(plant.fleet(100.0)))
     for changed, rows in ((other, WANTED), (release, WANTED + 50)):
         async with live(changed, rows=rows, clock=20_000) as device:
             assert device.status.state == "collecting"
-    packed = pack(plant.fleet(100.0))
-    async with live(plant.write(tmp_path / "r1", packed=packed)) as device:
-        assert device.status.state == "collecting", "the same name, another fleet"
+    async with live(release) as device:
+        assert device.status == first, "back to the release before: nothing else was fitted"
 
 
 @pytest.mark.parametrize("damage", [b"", b"0", None])
