@@ -26,6 +26,8 @@ from aimass_shared.moments import Moments, from_arrays, moments
 from aimass_shared.var import centred
 
 WITHIN: Final = "within_"
+MOST_SENSORS: Final = 360
+"""Of a fleet that fits into a release (`aimass_shared.fleet.MAX_BYTES`)."""
 MOST_JUDGED: Final = 16
 """Sites whose held-back rows choose the weight; of more, some that lie evenly."""
 
@@ -60,12 +62,15 @@ class SitesMoments(Moments):
         return cls.of(empty, empty)
 
     def joined(self, site: Moments) -> "SitesMoments":
-        """With one more site; one without rows changes nothing.
+        """With one more site; one without rows changes nothing in `within`.
+
+        Of more sensors than a fleet can ship for, `within` stays empty: it would only cost memory.
 
         Raises:
             BadUpdateError: it has other sensors or lags.
         """
-        within = self.within.add(centred(site)) if site.n else self.within
+        counts = site.n > 0 and len(self.sensors) <= MOST_SENSORS
+        within = self.within.add(centred(site)) if counts else self.within
         return SitesMoments.of(self.add(site), within)
 
 

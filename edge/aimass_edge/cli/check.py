@@ -15,6 +15,7 @@ from aimass_edge.config import EdgeSettings
 from aimass_edge.enroll import Identity
 from aimass_edge.ingest import source_address
 from aimass_edge.inventory import take_inventory
+from aimass_edge.predict import rows_asked
 from aimass_edge.update.slots import Slots
 from aimass_shared.errors import (
     AimassError,
@@ -93,6 +94,11 @@ async def _factory_broker(settings: EdgeSettings) -> str:
     return await _listens(address.host, address.port)
 
 
+async def _monitor(settings: EdgeSettings) -> str:
+    rows = rows_asked(settings)
+    return f"of this site, from its first {rows} rows" if rows else "that of the release"
+
+
 async def _listens(host: str, port: int) -> str:
     try:
         with anyio.fail_after(TIMEOUT_S):
@@ -110,4 +116,5 @@ CHECKS: dict[str, Check] = {
     "cloud": _cloud,
     "fleet broker": _fleet_broker,
     "factory broker": _factory_broker,
+    "monitor": _monitor,
 }

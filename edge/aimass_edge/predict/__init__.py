@@ -6,7 +6,7 @@ from aimass_edge.predict.dispatch import Cloud
 from aimass_edge.predict.drift import Drift
 from aimass_edge.predict.limits import Calibrations, SiteLimit
 from aimass_edge.predict.predictor import Predictor
-from aimass_edge.predict.site import SiteMonitors, SiteStatus
+from aimass_edge.predict.site import SiteMonitors, SiteStatus, rows_asked
 from aimass_edge.predict.telemetry import Explanation
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "SiteMonitors",
     "SiteStatus",
     "Status",
+    "rows_asked",
 ]

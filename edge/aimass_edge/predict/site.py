@@ -83,6 +83,21 @@ class SiteStatus(msgspec.Struct, frozen=True):
     why: str = ""
 
 
+def rows_asked(settings: EdgeSettings) -> int:
+    """Rows that a monitor of this site is to be made from; 0 for none.
+
+    Raises:
+        InvalidSettingError: `monitor.site_rows` is too small, or more than the history keeps.
+    """
+    rows, most = settings.monitor.site_rows, settings.history.max_rows
+    if rows and not MIN_ROWS <= rows <= most:
+        raise InvalidSettingError(
+            f"monitor.site_rows is {rows}: it must be 0, or from {MIN_ROWS} to"
+            f" history.max_rows ({most})"
+        )
+    return rows
+
+
 class SiteMonitors(msgspec.Struct, frozen=True):
     """How releases get a monitor of this site.
 
@@ -100,15 +115,9 @@ class SiteMonitors(msgspec.Struct, frozen=True):
         """As the settings of the device ask for it.
 
         Raises:
-            InvalidSettingError: `monitor.site_rows` is too small, or more than the history keeps.
+            InvalidSettingError: see `rows_asked`.
         """
-        rows, most = settings.monitor.site_rows, settings.history.max_rows
-        if rows and not MIN_ROWS <= rows <= most:
-            raise InvalidSettingError(
-                f"monitor.site_rows is {rows}: it must be 0, or from {MIN_ROWS} to"
-                f" history.max_rows ({most})"
-            )
-        return cls(rows, Path(settings.data_dir), history)
+        return cls(rows_asked(settings), Path(settings.data_dir), history)
 
     def of(self, manifest: Manifest, entry: SliceEntry, directory: Path) -> "SiteWatch | None":
         """The monitor of a slice that becomes active, as it was kept; None where none is asked for.

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from aimass_cloud.federation.statistics import sum_moments
 from aimass_cloud.models.fleet import (
+    MOST_SENSORS,
     SitesMoments,
     moments_of_runs,
     packed_fleet,
@@ -112,3 +113,11 @@ def test_a_file_has_the_monitors_lags_and_is_none_where_rows_are_few() -> None:
     found = unpack(raw, NAMES)
     assert (found.moments.lags, found.weight) == (3, 100.0)
     assert packed_fleet(moments_of_runs([RUNS[0][:5]], sensors=NAMES, lags=3).within, 1.0) is None
+
+
+def test_of_many_sensors_there_is_no_fleet_and_no_memory_is_spent_on_it() -> None:
+    names = tuple(f"s{number}" for number in range(MOST_SENSORS + 1))
+    rows = np.random.default_rng(0).normal(size=(MOST_SENSORS + 9, len(names)))
+    found = moments_of_runs([rows.astype(np.float32)], sensors=names, lags=3)
+    assert (found.n, found.within.n) == (len(rows) - 3, 0)
+    assert packed_fleet(found.within, 300.0) is None

@@ -164,6 +164,7 @@ def test_check_of_a_device_that_is_new(run: Run, tmp_path: Path) -> None:
     assert told["board"].startswith("ok: x86-gateway, Python 3.")
     assert told["model"] == "ok: none yet, a rollout brings one"
     assert told["factory broker"] == "ok: no telemetry source is configured"
+    assert told["monitor"] == "ok: that of the release"
     for part in ("identity", "cloud", "fleet broker"):
         assert told[part].startswith("error: ")
         assert told[part].endswith("[not-found]")

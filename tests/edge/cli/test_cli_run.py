@@ -216,6 +216,14 @@ def test_a_source_that_does_not_fit_is_one_line(
     assert refused(enrol(), {**environ, **settings}).endswith("[invalid-setting]")
 
 
+def test_a_monitor_of_the_site_from_too_few_rows_is_one_line(
+    enrol: Enrol, environ: dict[str, str]
+) -> None:
+    line = refused(enrol(), {**environ, "AIMASS_EDGE_MONITOR__SITE_ROWS": "100"})
+    assert "monitor.site_rows is 100" in line
+    assert line.endswith("[invalid-setting]")
+
+
 def test_status_of_a_running_agent_as_lines_and_as_json(
     enrol: Enrol, start: Start, environ: dict[str, str]
 ) -> None:
