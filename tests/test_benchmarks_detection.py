@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from benchmarks.models import skab, tep
+from benchmarks.models import site, skab, tep
 from benchmarks.models.table import Row, at_least, at_most, failed, table, write_json
 
 
@@ -45,6 +45,18 @@ def test_experiments_of_any_names_and_columns_are_read(tmp_path: Path) -> None:
     assert {row.set for row in rows} == {"SKAB pumps"}
     assert all(row.ok is None for row in rows)
     assert skab.measure(folder, seeds=(0, 1)) == rows
+
+
+def test_a_device_is_measured_against_its_release_and_against_itself_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "pumps"
+    folder.mkdir()
+    for seed in range(4):
+        _experiment(folder / f"{seed}.csv", seed)
+    found = {(row.candidate, row.measure): row.value for row in site.measure(tmp_path)}
+    assert {name for name, _ in found} == {"release", "site alone", "site to fleet"}
+    assert found["site to fleet", "AUROC"] > 0.9
+    assert found["site to fleet", "FAR %"] <= found["site alone", "FAR %"]
+    assert found["site to fleet", "fit ms"] > 0 < found["site to fleet", "window us"]
 
 
 def test_a_table_says_who_missed_what(tmp_path: Path) -> None:
