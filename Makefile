@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench bench-models install wheelhouse
+.PHONY: demo test check bench bench-models bench-slices install wheelhouse
 
 demo: $(VENV)/.installed
 	$(BIN)/aimass demo $(ARGS)
@@ -21,6 +21,9 @@ bench: $(VENV)/.installed
 # DATA is a folder with public data sets, which are not shipped: docs/benchmarks.md.
 bench-models: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.models --data $(DATA) $(ARGS)
+
+bench-slices: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.slices $(ARGS)
 
 install: $(VENV)/.installed
 

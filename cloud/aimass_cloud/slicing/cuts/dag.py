@@ -5,6 +5,7 @@ Only what depends on an input and leads to an output is in it. What is left out 
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import onnx
 
@@ -35,7 +36,6 @@ class Dag:
         self.uses = [self.tensors(used(node)) for node in self.nodes]
         self.makes = [self.tensors(node.output) for node in self.nodes]
         self.ancestors = self._ancestors()
-        self.descendants = self._descendants()
 
     def tensors(self, names: Iterable[str]) -> int:
         """The set of those names that are tensors in here."""
@@ -91,7 +91,8 @@ class Dag:
             maker |= dict.fromkeys(indices(made), index)
         return found
 
-    def _descendants(self) -> list[int]:
+    @cached_property
+    def descendants(self) -> list[int]:
         """For each node, those that need it, with itself."""
         found = [0] * len(self.nodes)
         for index, needed in enumerate(self.ancestors):

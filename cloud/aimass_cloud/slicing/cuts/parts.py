@@ -93,7 +93,7 @@ def split(whole: Whole, cut: Cut, *, sizes: Sizes | None = None) -> tuple[Part, 
 
 def _types(whole: Whole, cut: Cut, sizes: Sizes) -> Tensors:
     tensors = Tensors(whole, sizes)
-    tensors.look(cut.names)
+    tensors.look(cut.names, sizes=False)
     for name in cut.names:
         if why := tensors.refusal(name):
             raise UncuttableModelError(f"tensor {name!r} {why}: choose another cut")

@@ -54,9 +54,9 @@ class Tensors:
         self._batch = {axis for axis in firsts if isinstance(axis, str)}
         self._seen: dict[str, Crossing] = {}
 
-    def look(self, names: Sequence[str]) -> None:
-        """Run the model once for the tensors whose type or bytes cannot be inferred."""
-        wanted = [name for name in names if self._is_open(name)]
+    def look(self, names: Sequence[str], *, sizes: bool = True) -> None:
+        """Run the model once for the tensors whose type, or size too, cannot be inferred."""
+        wanted = [name for name in names if self._is_open(name, sizes=sizes)]
         if not wanted:
             return
         ones = dict.fromkeys(self._batch, 1)
@@ -108,12 +108,12 @@ class Tensors:
         elem = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(seen.dtype))
         return onnx.helper.make_tensor_value_info(name, elem, [None] * len(seen.shape))
 
-    def _is_open(self, name: str) -> bool:
+    def _is_open(self, name: str, *, sizes: bool) -> bool:
         if self._types.get(name, onnx.TypeProto()).WhichOneof("value") not in (None, "tensor_type"):
             return False
         if not self._rank_known(name):
             return True
-        return not self.unsized and self.crossing(name).bytes_per_sample is None
+        return sizes and not self.unsized and self.crossing(name).bytes_per_sample is None
 
     def _rank_known(self, name: str) -> bool:
         tensor = self._types.get(name, onnx.TypeProto()).tensor_type

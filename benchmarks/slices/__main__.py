@@ -1,0 +1,80 @@
+"""`python -m benchmarks.slices`: what slices must hold, measured, beside their bars."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+from aimass_shared.errors import AimassError
+from benchmarks.models.table import Row, failed, table, write_json
+
+DESCRIPTION = """\
+Cuts, plans and traces of slices, measured beside their bars. Needs no data sets.
+
+examples:
+  python -m benchmarks.slices                      all of them
+  python -m benchmarks.slices cuts --quick
+  python -m benchmarks.slices cuts --json cuts.json
+  python -m benchmarks.slices --list
+"""
+
+BENCHMARKS: Final[Mapping[str, str]] = {
+    "cuts": "head and tail are the whole, on every cut of many graphs; bytes of the hand-off",
+}
+"""By the name of its module in this package: what it measures. Each has `measure(quick)`."""
+
+Measure = Callable[[bool], list[Row]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.slices",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="*", help="benchmarks (all)", metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="fewer graphs, in less time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--list", action="store_true", help="say which there are")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what was asked for; the exit code is 1 if a bar was missed or one failed."""
+    arguments = parser().parse_args(argv)
+    if arguments.list:
+        for name, about in BENCHMARKS.items():
+            print(f"{name:<10} {about}")
+        return 0
+    if unknown := set(arguments.name) - set(BENCHMARKS):
+        parser().error(f"no {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
+    rows, broken = _measured(arguments.name or list(BENCHMARKS), quick=arguments.quick)
+    print(table(rows))
+    if arguments.json:
+        write_json(rows, arguments.json)
+    missed = failed(rows)
+    print(f"\n{len(missed)} bars missed, {len(broken)} benchmarks failed")
+    return 1 if missed or broken else 0
+
+
+def _measured(names: Sequence[str], *, quick: bool) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    broken: list[str] = []
+    for name in names:
+        started = time.perf_counter()
+        measure: Measure = import_module(f"benchmarks.slices.{name}").measure
+        try:
+            rows += measure(quick)
+        except AimassError as error:
+            broken.append(name)
+            print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return rows, broken
+
+
+if __name__ == "__main__":
+    sys.exit(main())
