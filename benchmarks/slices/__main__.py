@@ -23,6 +23,8 @@ examples:
 
 BENCHMARKS: Final[Mapping[str, str]] = {
     "cuts": "head and tail are the whole, on every cut of many graphs; bytes of the hand-off",
+    "planner": "the plan from predictions beside the best of all measured; latency over sockets",
+    "traces": "policies under load on a changing link, beside an offline bound and static plans",
 }
 """By the name of its module in this package: what it measures. Each has `measure(quick)`."""
 

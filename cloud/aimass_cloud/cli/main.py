@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aimass_cloud.admin import Admin
-from aimass_cloud.cli import cutting
+from aimass_cloud.cli import cutting, planning
 from aimass_cloud.cli.arguments import parsed
 from aimass_cloud.cli.commands import COLUMNS, COMMANDS
 from aimass_cloud.cli.learning import learn
@@ -24,6 +24,8 @@ INTERRUPTED = 130
 DEFAULT_URL = "http://127.0.0.1:8080"
 CALLER = {"AIMASS_URL", "AIMASS_KEY"}
 """Variables of whoever calls the API; `serve` may be started from the same shell."""
+FILES = {**dict.fromkeys(cutting.CALLS, cutting.carry_out), planning.CALL: planning.carry_out}
+"""Commands about files of this machine, which need no coordinator."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,8 +50,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _demo(args)
     if args.call == "learn":
         return _learn(args)
-    if args.call in cutting.CALLS:
-        return cutting.carry_out(args)
+    if args.call in FILES:
+        return FILES[args.call](args)
     if is_local(args):
         return carry_out(args)
     answer = asyncio.run(_call(args))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Protocol
 
-SLICE_VERBS = ("cuts", "split")
+SLICE_VERBS = ("cuts", "split", "plan")
 """Second words of `aimass slice`; with any other it is about a model of the coordinator."""
 
 CUTS = """\
@@ -22,6 +22,17 @@ examples:
   aimass slice split model.onnx --cut CUT --out parts/ --inputs samples.npz --json
 """
 
+PLAN = """\
+Ranks what a file of measured profiles offers by expected goodput: accuracy times the probability to
+be in time, at the rate that is asked for. docs/planning.md has the layout of the file.
+
+examples:
+  aimass slice plan --example                       a file of profiles, to begin with
+  aimass slice plan --profiles p.json --link 4mbit,30ms --deadline-ms 150 --explain
+  aimass slice plan --profiles p.json --slowdown 10 --rate 20 --memory-mib 128 --json
+  aimass slice plan --profiles p.json --link 4mbit,30ms,1% --png plans.png --table plans.json
+"""
+
 
 class _Add(Protocol):
     def __call__(self, name: str, *, about: str, examples: str) -> argparse.ArgumentParser: ...
@@ -36,10 +47,32 @@ def add_slice_verbs(add: _Add) -> None:
         one.add_argument("--tensors", type=int, default=3, help="that may cross, at most (3)")
         one.add_argument("--most", type=int, default=2000, help="cuts that are looked for (2000)")
         one.add_argument("--size", action="append", metavar="NAME=N", help="size of an axis")
+        one.add_argument("--inputs", help=".npz file to run it with (normal numbers)")
         one.add_argument("--json", action="store_true", help="print JSON instead of a table")
         one.set_defaults(call=call)
     split.add_argument("--cut", required=True, help="its id, or the names of what crosses")
     split.add_argument("--out", required=True, metavar="DIRECTORY", help="where the parts go")
-    split.add_argument("--inputs", help=".npz file to try them with (normal numbers)")
     split.add_argument("--seed", type=int, default=0, help="of the normal numbers (0)")
     split.add_argument("--tolerance", type=float, help="of the outputs (1e-5; 4e-3 in half)")
+    _add_plan(add("slice plan", about="Rank plans for a device and a link.", examples=PLAN))
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("--profiles", metavar="FILE", help="JSON of what was measured")
+    plan.add_argument("--link", default="none", help="as 4mbit,30ms or 4mbit,30ms,1%% (none)")
+    plan.add_argument("--deadline-ms", type=float, default=150.0, help="of a request (150)")
+    plan.add_argument("--rate", type=float, default=0.0, help="requests a second (0: seldom)")
+    plan.add_argument("--max-loss", type=float, default=1.0, help="accuracy budget, a share (1)")
+    device = plan.add_argument_group("device and what is ahead")
+    device.add_argument("--slowdown", type=float, default=1.0, help="against the reference (1)")
+    device.add_argument("--memory-mib", type=float, default=1e6, help="for models (no limit)")
+    device.add_argument("--precision", action="append", help="that it runs (all; may be repeated)")
+    device.add_argument("--edge-queue-ms", type=float, default=0.0, help="until it is free (0)")
+    device.add_argument("--uplink-queue-ms", type=float, default=0.0, help="until it is free (0)")
+    device.add_argument("--cloud-parallel", type=int, default=4, help="requests at once there (4)")
+    plan.add_argument("--explain", action="store_true", help="say of each why it wins or loses")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    plan.add_argument("--png", metavar="FILE", help="draw what each takes")
+    plan.add_argument("--table", metavar="FILE", help="write the table that goes to a device")
+    plan.add_argument("--example", action="store_true", help="print a file of profiles and stop")
+    plan.set_defaults(call="slice-plan")

@@ -35,7 +35,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_loss: float = 1.0
-    least_worth: float = 0.05
+    least_worth: float = 0.2
     priced: bool = True
     busy: float = 0.95
     in_time: bool = True
@@ -119,14 +119,24 @@ class Planner:
         worth = self._worth(found)
         return self._taken(found, worth, worth)
 
-    def again(self, remaining_ms: float, now: float) -> Choice:
-        """The slice of a request whose turn on the edge has come: none goes up any more.
+    def again(self, row: int, remaining_ms: float, now: float) -> Choice:
+        """The slice of a request whose turn on the edge has come: the one chosen, or a faster one.
 
-        What was chosen on arrival may have become too slow, or needlessly narrow.
+        What was chosen on arrival may have become too slow. A slower one is never taken, since
+        those that wait were promised the time; nor is one shed to save time, since it waited.
+
+        Args:
+            row: of the candidate that was chosen, which runs here as a whole.
+            remaining_ms: time until its deadline.
+            now: the time.
         """
         found = self._predicted(remaining_ms, Backlog(), now)
         worth = self._worth(found)
-        return self._taken(found, worth, np.where(self.costs.goes_up, 0.0, worth))
+        faster = ~self.costs.goes_up & (found.edge_ms <= found.edge_ms[row])
+        chosen = self._taken(found, worth, np.where(faster, worth, 0.0))
+        if chosen.candidate is None and worth[row] >= self._policy.least_worth:
+            return self._choice(found, row, "best")
+        return chosen
 
     def ran(self, row: int, measured_ms: float) -> None:
         """The edge part of a candidate took so long."""
@@ -182,14 +192,18 @@ class Planner:
             return Choice(
                 None, -1, "shed", total_ms=float(found.total_ms.min()), prices=self._prices
             )
+        return self._choice(found, row, "best" if worth[row] >= worth.max() else "cheaper")
+
+    def _choice(self, found: Prediction, row: int, why: Why) -> Choice:
+        expected = found.row(row)
         return Choice(
             self.table.profiles[row].candidate,
             row,
-            "best" if worth[row] >= worth.max() else "cheaper",
-            on_time=float(found.on_time[row]),
-            total_ms=float(found.total_ms[row]),
-            edge_ms=float(found.edge_ms[row]),
-            uplink_ms=float(found.uplink_ms[row]),
+            why,
+            on_time=expected.on_time,
+            total_ms=expected.total_ms,
+            edge_ms=expected.edge_ms,
+            uplink_ms=expected.uplink_ms,
             prices=self._prices,
         )
 

@@ -9,8 +9,7 @@ import pytest
 from aimass_cloud.cli import main
 from aimass_cloud.cli.arguments import parsed, parser
 from aimass_cloud.cli.commands import COMMANDS
-from aimass_cloud.cli.cutting import CALLS
-from aimass_cloud.cli.main import serve_settings
+from aimass_cloud.cli.main import FILES, serve_settings
 from aimass_cloud.config import CloudSettings
 from aimass_shared.errors import InvalidSettingError, UnknownSettingError
 
@@ -60,7 +59,7 @@ def test_every_example_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_is_carried_out() -> None:
     calls = {one.get_default("call") for one in _leaves()}
-    assert calls == COMMANDS.keys() | CALLS | {"serve", "demo", "learn", "recipe-list"}
+    assert calls == COMMANDS.keys() | FILES.keys() | {"serve", "demo", "learn", "recipe-list"}
 
 
 def test_every_command_that_speaks_to_a_coordinator_takes_json_and_a_key() -> None:

@@ -81,11 +81,12 @@ def test_the_accuracy_budget_is_hard() -> None:
     assert planner(policy=Policy(max_loss=0.02)).choose(10, Backlog(), 0.0).why == "shed"
 
 
-def test_at_its_turn_a_request_gets_the_slice_that_still_fits() -> None:
+def test_at_its_turn_a_request_gets_its_slice_or_a_faster_one() -> None:
     one = planner(WIFI)
-    assert one.again(150, 0.0).candidate == FULL
-    assert one.again(20, 0.0).candidate == HALF
-    assert one.again(2, 0.0).why == "shed"
+    assert one.again(0, 150, 0.0).candidate == FULL
+    assert one.again(0, 20, 0.0).candidate == HALF
+    assert one.again(2, 150, 0.0).candidate == QUARTER
+    assert one.again(0, 2, 0.0).why == "shed"
 
 
 def test_a_slower_device_is_learnt_from_what_ran() -> None:

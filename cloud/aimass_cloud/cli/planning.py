@@ -1,0 +1,227 @@
+"""`aimass slice plan`: which slice, codec and place suit a device and a link; works offline."""
+
+import argparse
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from aimass_cloud.cli.output import show
+from aimass_shared.errors import InvalidSettingError, MissingExtraError
+from aimass_shared.planning import (
+    Backlog,
+    Candidate,
+    Demand,
+    Device,
+    Link,
+    Profile,
+    ProfileSet,
+    Ranked,
+    rank,
+    tabled,
+)
+from aimass_shared.planning import table as tables
+from aimass_shared.planning.profiles import decode, encode
+
+Json = dict[str, Any]
+Checked = TypeVar("Checked")
+CALL = "slice-plan"
+LINK = re.compile(
+    r"(?P<mbit>\d+(\.\d+)?)mbit,(?P<rtt>\d+(\.\d+)?)ms(,(?P<loss>\d+(\.\d+)?)%)?", re.IGNORECASE
+)
+INCHES, DOTS_PER_INCH = (9.0, 0.45), 120
+PARTS = ("edge", "uplink", "round trip", "cloud")
+EXAMPLE = ProfileSet(
+    model="steel-surfaces",
+    about="pictures of 64 x 64; one x86-64 core; a gateway and a coordinator of that speed",
+    profiles=(
+        Profile(
+            candidate=Candidate(1.0, "fp32", "edge"),
+            edge_ms=9.6,
+            edge_spread=0.02,
+            memory_mib=206.1,
+        ),
+        Profile(
+            candidate=Candidate(0.5, "int8", "edge"),
+            edge_ms=0.67,
+            edge_spread=0.06,
+            memory_mib=56.0,
+            loss=0.01,
+        ),
+        Profile(
+            candidate=Candidate(0.25, "int8", "edge"),
+            edge_ms=0.26,
+            edge_spread=0.03,
+            memory_mib=34.1,
+            loss=0.04,
+        ),
+        Profile(
+            candidate=Candidate(1.0, "fp32", "cloud"),
+            bytes_up=16384,
+            cloud_ms=9.6,
+            cloud_spread=0.03,
+        ),
+        Profile(
+            candidate=Candidate(1.0, "fp32", "cloud", codec="int8+zlib"),
+            edge_ms=0.04,
+            bytes_up=2879,
+            cloud_ms=10.2,
+            cloud_spread=0.03,
+            loss=0.004,
+        ),
+        Profile(
+            candidate=Candidate(1.0, "fp32", "split", "c2", "int8+zlib"),
+            edge_ms=9.4,
+            edge_spread=0.06,
+            bytes_up=324,
+            cloud_ms=0.03,
+            memory_mib=206.1,
+        ),
+    ),
+)
+
+
+def carry_out(args: argparse.Namespace) -> int:
+    """Carry out the command; the exit code.
+
+    Raises:
+        InvalidSettingError: the file is none of profiles, or an option is not as it should be.
+        UnfitReleaseError: with `--table`, no candidate fits the device.
+        MissingExtraError: with `--png`, matplotlib is not installed.
+    """
+    if args.example:
+        sys.stdout.write(encode(EXAMPLE).decode())
+        return 0
+    if not args.profiles:
+        raise InvalidSettingError("--profiles FILE is needed; --example prints one")
+    found = decode(_read(args.profiles), args.profiles)
+    device, demand, link = _device(args), _demand(args), _link(args.link)
+    backlog = Backlog(edge_ms=args.edge_queue_ms, uplink_ms=args.uplink_queue_ms)
+    ranked = rank(found.profiles, demand, device=device, link=link, backlog=backlog)
+    if args.table:
+        content = tables.encode(tabled(found.model, found.profiles, device))
+        Path(args.table).write_bytes(content)
+        _tell(f"{args.table}: {len(content)} bytes")
+    if args.png:
+        Path(args.png).write_bytes(_picture(ranked, demand, link))
+        _tell(args.png)
+    _answer(found, ranked, args)
+    return 0
+
+
+def _answer(found: ProfileSet, ranked: Sequence[Ranked], args: argparse.Namespace) -> None:
+    if args.json:
+        rows = [{"name": one.candidate.name, **msgspec.to_builtins(one)} for one in ranked]
+        show({"model": found.model, "about": found.about, "ranked": rows}, json=True)
+        return
+    show([_row(place, one, args) for place, one in enumerate(ranked, 1)], json=False)
+
+
+def _row(place: int, one: Ranked, args: argparse.Namespace) -> Json:
+    """A line of the table; with `--explain`, the reason is printed whole below it."""
+    row = {
+        "": place,
+        "plan": one.candidate.name,
+        "goodput": _goodput(one),
+        "ms": f"{one.total_ms:.4g}",
+        "edge busy": f"{one.edge_busy:.0%}",
+        "uplink busy": f"{one.uplink_busy:.0%}",
+    }
+    return {**row, "why": one.why} if args.explain else row
+
+
+def _goodput(one: Ranked) -> str:
+    return f"{one.goodput:.3f}" if one.possible else "-"
+
+
+def _device(args: argparse.Namespace) -> Device:
+    given: Json = {"slowdown": args.slowdown, "memory_mib": args.memory_mib}
+    if args.precision:
+        given["precisions"] = tuple(args.precision)
+    return _checked(given, Device)
+
+
+def _demand(args: argparse.Namespace) -> Demand:
+    given = {
+        "deadline_ms": args.deadline_ms,
+        "max_loss": args.max_loss,
+        "rate_per_s": args.rate,
+        "cloud_parallel": args.cloud_parallel,
+    }
+    return _checked(given, Demand)
+
+
+def _link(text: str) -> Link:
+    if text == "none":
+        return Link(bandwidth_mbit_s=0.0)
+    match = LINK.fullmatch(text)
+    if match is None:
+        raise InvalidSettingError(f"--link {text}: write it as 4mbit,30ms or 4mbit,30ms,1% or none")
+    loss = float(match["loss"] or 0.0) / 100
+    given = {"bandwidth_mbit_s": float(match["mbit"]), "rtt_ms": float(match["rtt"]), "loss": loss}
+    return _checked(given, Link)
+
+
+def _checked(given: Json, kind: type[Checked]) -> Checked:
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidSettingError(f"of what was typed: {error}") from error
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidSettingError(f"--profiles {file}: {error.strerror}") from error
+
+
+def _picture(ranked: Sequence[Ranked], demand: Demand, link: Link) -> bytes:
+    """PNG: the parts of each plan's time beside the deadline, best on top.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  of the extra `train`
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f'--png needs {error.name}: pip install "aimass[cloud,train]"'
+        ) from error
+    shown = list(reversed(ranked))
+    figure = Figure((INCHES[0], 1.5 + INCHES[1] * len(shown)), DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    names = [f"{one.candidate.name}  {_goodput(one)}" for one in shown]
+    left = [0.0] * len(shown)
+    for part, lengths in zip(PARTS, _lengths(shown, demand, link), strict=True):
+        axes.barh(names, lengths, left=left, label=part)
+        left = [start + length for start, length in zip(left, lengths, strict=True)]
+    axes.axvline(demand.deadline_ms, color="black", linestyle=":", label="deadline")
+    axes.set(xlabel="ms of one request", title="plans and their expected goodput, best on top")
+    axes.set_xlim(0.0, 2.0 * demand.deadline_ms)
+    axes.legend(loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _lengths(
+    shown: Sequence[Ranked], demand: Demand, link: Link
+) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Each part of each plan, ms; what takes longer than the picture is wide ends at its edge."""
+    wide = 2.0 * demand.deadline_ms
+    return (
+        [min(one.edge_ms, wide) for one in shown],
+        [min(one.uplink_ms, wide) for one in shown],
+        [link.rtt_ms if one.bytes_up else 0.0 for one in shown],
+        [one.cloud_ms for one in shown],
+    )
+
+
+def _tell(line: str) -> None:
+    """For a person; standard output is for the answer."""
+    sys.stderr.write(f"{line}\n")
