@@ -125,11 +125,7 @@ def _hand_off(model: trained.Trained) -> list[Row]:
     inputs = {name: array[:MOST_SAMPLES] for name, array in model.inputs.items()}
     reference = Reference(given, inputs)
     full = 100 * _accuracy(reference.outputs[model.scores][CHOSEN_ON:], model)
-    cuts = [
-        one
-        for one in cuts_of(given).cuts
-        if (one.bytes_per_sample or 0) >= LEAST_BYTES and not one.splits
-    ]
+    cuts = [one for one in cuts_of(given).cuts if not one.splits and _is_sent(one)]
     places = [_place(given, cut, inputs) for cut in cuts]
     chosen_ones = [_choice(place, model.scores) for place in places]
     sent = {codec: [_sent(place, codec, model) for place in places] for codec in ("int8", "fp16")}
@@ -139,13 +135,19 @@ def _hand_off(model: trained.Trained) -> list[Row]:
     ]
     rows = [
         Row(model.name, "the whole", "accuracy %", full),
-        Row(model.name, "the whole", "cuts of 4 KiB and more", len(cuts)),
+        Row(model.name, "the whole", "cuts", len(cuts)),
         *_summary(model.name, "fp16", sent["fp16"], full=full),
         *_summary(model.name, "int8", sent["int8"], full=full),
         *_summary(model.name, "chosen", best, full=full),
     ]
     share = 100 * chosen_ones.count("int8") / len(cuts)
     return [*rows, Row(model.name, "chosen", "int8 at, % of cuts", share)]
+
+
+def _is_sent(cut: Cut) -> bool:
+    """Whether enough crosses, sample by sample along the first axis."""
+    apart = all(one.shape and isinstance(one.shape[0], str) for one in cut.crossing)
+    return apart and (cut.bytes_per_sample or 0) >= LEAST_BYTES
 
 
 def _place(given: Whole, cut: Cut, inputs: Arrays) -> _Place:
@@ -183,7 +185,8 @@ def _summary(name: str, candidate: str, sent: list[_Sent], *, full: float) -> li
     smaller = [one.smaller for one in sent]
     accuracy = [one.accuracy for one in sent]
     median = Row(name, candidate, "times smaller, median", float(np.median(smaller)))
-    lost = Row(name, candidate, "points lost, mean of cuts", full - float(np.mean(accuracy)))
+    gap = round(full - float(np.mean(accuracy)), 6)
+    lost = Row(name, candidate, "points lost, mean of cuts", gap)
     judged = candidate == "chosen"
     return [
         Row(name, candidate, "times smaller, least", min(smaller)),

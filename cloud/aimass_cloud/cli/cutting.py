@@ -51,12 +51,11 @@ def _list(args: argparse.Namespace) -> int:
 def _split(args: argparse.Namespace) -> int:
     from aimass_cloud.slicing import cuts  # noqa: PLC0415  onnx is slow to import
 
-    sizes = _sizes(args)
+    sizes, inputs = _sizes(args), _inputs(args.inputs)
     whole = cuts.read(Path(args.file))
     wanted = _found(args, whole).find(args.cut)
-    parts = cuts.split(whole, wanted, sizes=sizes)
-    reference = cuts.Reference(whole, _inputs(args.inputs), seed=args.seed, sizes=sizes)
-    agreement = reference.agreement(*parts)
+    parts = cuts.split(whole, wanted, sizes=sizes, inputs=inputs)
+    agreement = cuts.Reference(whole, inputs, seed=args.seed, sizes=sizes).agreement(*parts)
     tolerance = cuts.tolerance_of(whole) if args.tolerance is None else args.tolerance
     cuts.demand(agreement, wanted.id, tolerance)
     files = [file for part in parts for file in part.save(Path(args.out) / f"{part.side}.onnx")]
@@ -77,7 +76,13 @@ def _split(args: argparse.Namespace) -> int:
 def _found(args: argparse.Namespace, whole: "Whole") -> "Cuts":
     from aimass_cloud.slicing.cuts import cuts_of  # noqa: PLC0415  onnx is slow to import
 
-    return cuts_of(whole, most_tensors=args.tensors, most_cuts=args.most, sizes=_sizes(args))
+    return cuts_of(
+        whole,
+        most_tensors=args.tensors,
+        most_cuts=args.most,
+        sizes=_sizes(args),
+        inputs=_inputs(args.inputs),
+    )
 
 
 def _row(cut: "Cut") -> Json:

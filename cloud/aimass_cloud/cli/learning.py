@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aimass_shared.claims import claimed
 from aimass_shared.settings import load
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def learn(args: argparse.Namespace, register: Register | None) -> int:
     Raises:
         NotFoundError: there is no model in the directory.
         RequestError: the model does not learn on telemetry.
+        ConflictError: another process learns in the folder.
+        StorageError: the folder cannot be written.
     """
     from aimass_cloud.models.trained import TrainedModel  # noqa: PLC0415  the others start faster
     from aimass_cloud.training.incremental import (  # noqa: PLC0415  torch is slow to import
@@ -64,10 +67,14 @@ def learn(args: argparse.Namespace, register: Register | None) -> int:
     stop = Stop(args.turns)
     stop.listen()
     learner = Learner(model, folder, policy=policy, publish=tell)
-    learner.open()
-    sys.stderr.write(f"{learner.model.id} learns from {folder / 'inbox'}\n")
-    follow(learner, stop)
-    learner.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Two learners would take each other's arrivals.
+    held = f"another process learns in {folder}: stop it, or choose another --dir"
+    with claimed(folder / "lock", otherwise=held):
+        learner.open()
+        sys.stderr.write(f"{learner.model.id} learns from {folder / 'inbox'}\n")
+        follow(learner, stop)
+        learner.close()
     return 0
 
 

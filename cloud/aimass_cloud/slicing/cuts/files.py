@@ -52,6 +52,7 @@ def save(
         )
         written = [half.with_name(weights), half] if beside else [half]
         for file in written:
+            file.chmod(half.stat().st_mode)  # onnx gives weights to their owner alone
             file.replace(path.with_name(file.name))
     return [path.with_name(file.name) for file in written[::-1]]
 

@@ -12,6 +12,7 @@ from aimass_cloud.slicing.cuts.dag import Dag
 from aimass_cloud.slicing.cuts.frontiers import Found, frontiers
 from aimass_cloud.slicing.cuts.fusions import Region, regions, split_by
 from aimass_cloud.slicing.cuts.reading import Whole
+from aimass_cloud.slicing.cuts.running import Values
 from aimass_cloud.slicing.cuts.shapes import Crossing, Sizes, Tensors
 from aimass_shared.errors import NotFoundError, UncuttableModelError
 
@@ -92,6 +93,7 @@ def cuts_of(
     most_tensors: int = MOST_TENSORS,
     most_cuts: int = MOST_CUTS,
     sizes: Sizes | None = None,
+    inputs: Values | None = None,
 ) -> Cuts:
     """All valid cuts of a model, first those near its inputs.
 
@@ -103,6 +105,7 @@ def cuts_of(
         most_tensors: that may cross.
         most_cuts: that are listed; those of few tensors are found first.
         sizes: of symbolic axes other than that of the batch.
+        inputs: arrays to run the model with where a type can only be seen; they tell sizes too.
 
     Raises:
         UncuttableModelError: it has fewer than two nodes that depend on an input.
@@ -111,7 +114,7 @@ def cuts_of(
     if len(dag.nodes) < 2:  # noqa: PLR2004  one on each side
         raise UncuttableModelError("fewer than two nodes depend on an input: nothing to cut")
     found = frontiers(dag, most_tensors, most_cuts)
-    tensors = Tensors(whole, sizes or {})
+    tensors = Tensors(whole, sizes or {}, inputs)
     crossing = {name for one in found.crossings for name in dag.named(one)}
     tensors.look(sorted(crossing))
     refused = {name: why for name in sorted(crossing) if (why := tensors.refusal(name))}

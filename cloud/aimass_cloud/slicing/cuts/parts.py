@@ -12,6 +12,7 @@ from aimass_cloud.slicing.cuts.dag import Dag, used
 from aimass_cloud.slicing.cuts.files import has_files, save
 from aimass_cloud.slicing.cuts.listing import Cut, outputs_of
 from aimass_cloud.slicing.cuts.reading import Whole, is_beside
+from aimass_cloud.slicing.cuts.running import Values
 from aimass_cloud.slicing.cuts.shapes import Sizes, Tensors
 from aimass_shared.errors import ModelLoadFailedError, NotFoundError, UncuttableModelError
 
@@ -52,7 +53,9 @@ class Part:
         return save(self.model, self.folder, path)
 
 
-def split(whole: Whole, cut: Cut, *, sizes: Sizes | None = None) -> tuple[Part, Part]:
+def split(
+    whole: Whole, cut: Cut, *, sizes: Sizes | None = None, inputs: Values | None = None
+) -> tuple[Part, Part]:
     """Head and tail of a cut, checked.
 
     The head takes the inputs that it needs and gives what crosses and what `cut.early` names. The
@@ -63,6 +66,7 @@ def split(whole: Whole, cut: Cut, *, sizes: Sizes | None = None) -> tuple[Part, 
         whole: the model.
         cut: one of its cuts.
         sizes: of symbolic axes, where a type can only be seen in a run.
+        inputs: of that run; normal numbers if there are none.
 
     Raises:
         NotFoundError: the cut is none of this model.
@@ -71,7 +75,8 @@ def split(whole: Whole, cut: Cut, *, sizes: Sizes | None = None) -> tuple[Part, 
     """
     dag = Dag(whole.model.graph)
     head = _head_of(dag, cut)
-    tensors = _types(whole, cut, sizes or {})
+    tensors = Tensors(whole, sizes or {}, inputs)
+    _learn(tensors, cut)
     nodes: tuple[list[onnx.NodeProto], list[onnx.NodeProto]] = ([], [])
     for index, node in enumerate(dag.nodes):
         nodes[0 if head >> index & 1 else 1].append(node)
@@ -91,13 +96,11 @@ def split(whole: Whole, cut: Cut, *, sizes: Sizes | None = None) -> tuple[Part, 
     return parts
 
 
-def _types(whole: Whole, cut: Cut, sizes: Sizes) -> Tensors:
-    tensors = Tensors(whole, sizes)
+def _learn(tensors: Tensors, cut: Cut) -> None:
     tensors.look(cut.names, sizes=False)
     for name in cut.names:
         if why := tensors.refusal(name):
             raise UncuttableModelError(f"tensor {name!r} {why}: choose another cut")
-    return tensors
 
 
 def _head_of(dag: Dag, cut: Cut) -> int:

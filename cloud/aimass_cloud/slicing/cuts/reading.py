@@ -135,13 +135,19 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With a name for each axis of an input that has no size and no name; the first is a batch."""
+    """With a name for each axis of an input that has no size and no name.
+
+    The first is a batch; of a list it is one where all inputs are lists.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for value in copy.graph.input:
-        for index, dim in enumerate(value.type.tensor_type.shape.dim):
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in copy.graph.input}
+    longest = max(map(len, shapes.values()), default=0)
+    for name, shape in shapes.items():
+        for index, dim in enumerate(shape):
             if not dim.HasField("dim_value") and not dim.dim_param:
-                dim.dim_param = f"{value.name}_{index}" if index else "batch"
+                is_batch = index == 0 and (len(shape) > 1 or longest == 1)
+                dim.dim_param = "batch" if is_batch else f"{name}_{index}"
     return copy
 
 

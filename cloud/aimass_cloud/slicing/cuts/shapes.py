@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from aimass_cloud.slicing.cuts.reading import Whole
-from aimass_cloud.slicing.cuts.running import Runner, generated
+from aimass_cloud.slicing.cuts.running import Runner, Values, generated
 from aimass_shared.errors import ModelLoadFailedError
 
 Sizes = Mapping[str, int]
@@ -45,13 +45,18 @@ class Crossing(msgspec.Struct, frozen=True):
 class Tensors:
     """What is known of a model's tensors."""
 
-    def __init__(self, whole: Whole, sizes: Sizes) -> None:
-        """Infer types and shapes; run nothing yet."""
-        self._whole, self._sizes = whole, sizes
+    def __init__(self, whole: Whole, sizes: Sizes, inputs: Values | None = None) -> None:
+        """Infer types and shapes; run nothing yet.
+
+        Args:
+            whole: the model.
+            sizes: of symbolic axes.
+            inputs: arrays to run it with, which tell sizes too; normal numbers if there are none.
+        """
+        self._whole, self._inputs = whole, inputs
         self._types = _inferred(whole.model)
-        inputs = [value.type for value in real_inputs(whole.model)]
-        firsts = [_dims(one)[0] for one in inputs if _dims(one)]
-        self._batch = {axis for axis in firsts if isinstance(axis, str)}
+        self._batch = _batches([_dims(value.type) for value in real_inputs(whole.model)])
+        self._sizes = {**self._told_by(inputs or {}), **sizes}
         self._seen: dict[str, Crossing] = {}
 
     def look(self, names: Sequence[str], *, sizes: bool = True) -> None:
@@ -59,10 +64,9 @@ class Tensors:
         wanted = [name for name in names if self._is_open(name, sizes=sizes)]
         if not wanted:
             return
-        ones = dict.fromkeys(self._batch, 1)
-        inputs = generated(self._whole.model, sizes={**ones, **self._sizes})
         try:
-            values = Runner(self._whole.model, self._whole.folder, extra=wanted).run(inputs)
+            runner = Runner(self._whole.model, self._whole.folder, extra=wanted)
+            values = runner.run(self._sample())
         except ModelLoadFailedError:
             return  # what is not known stays so, and is said where it matters
         for name in wanted:
@@ -108,6 +112,31 @@ class Tensors:
         elem = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(seen.dtype))
         return onnx.helper.make_tensor_value_info(name, elem, [None] * len(seen.shape))
 
+    def _told_by(self, inputs: Values) -> dict[str, int]:
+        """Sizes that the shapes of inputs tell, but for batches."""
+        pairs = [
+            pair
+            for value in real_inputs(self._whole.model)
+            if value.name in inputs
+            for pair in zip(_dims(value.type), np.shape(inputs[value.name]), strict=False)
+        ]
+        return {axis: size for axis, size in pairs if isinstance(axis, str)} | dict.fromkeys(
+            self._batch, 1
+        )
+
+    def _sample(self) -> Values:
+        """Inputs of a batch of one."""
+        if self._inputs is None:
+            return generated(self._whole.model, sizes=self._sizes)
+        batches = {
+            value.name
+            for value in real_inputs(self._whole.model)
+            if self._batch.intersection(map(str, _dims(value.type)[:1]))
+        }
+        return {
+            name: array[:1] if name in batches else array for name, array in self._inputs.items()
+        }
+
     def _is_open(self, name: str, *, sizes: bool) -> bool:
         if self._types.get(name, onnx.TypeProto()).WhichOneof("value") not in (None, "tensor_type"):
             return False
@@ -135,6 +164,12 @@ class Tensors:
         if isinstance(axis, int):
             return axis
         return self._sizes.get(axis, 1 if axis in self._batch else None)
+
+
+def _batches(shapes: Sequence[Sequence[int | str]]) -> set[str]:
+    """Names of batches: of first axes, but for those of lists, unless there are only lists."""
+    wide = [shape for shape in shapes if len(shape) > 1] or [shape for shape in shapes if shape]
+    return {shape[0] for shape in wide if isinstance(shape[0], str)}
 
 
 def real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

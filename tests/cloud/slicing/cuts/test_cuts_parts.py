@@ -89,6 +89,24 @@ def test_rows_that_depend_on_the_data_are_seen_in_a_run() -> None:
     assert all(one.bytes_per_sample is not None for one in crossing.values())
 
 
+def test_types_that_normal_numbers_cannot_show_are_seen_with_inputs_of_the_model() -> None:
+    b = graphs.Builder()
+    x, shape = b.input("x", ["batch", "wide"]), b.input("shape", [None], graphs.INT64)
+    shape = b.op("Add", shape, b.whole(10))
+    y = b.op("Relu", b.op("Reshape", b.op("Tanh", x), shape))
+    given = whole(b.model((y, ["batch", 2, 3])))
+    assert any("reshape_2" in one for one in cuts_of(given).refused)
+    inputs = {"x": np.ones((4, 6), np.float32), "shape": np.array([-11, -8, -7])}
+    cuts = cuts_of(given, inputs=inputs)
+    assert (cuts.refused, cuts.unsized) == ((), ())
+    cut = cuts.find("reshape_2")
+    assert cut.bytes_per_sample == 2 * 3 * 4
+    head, tail = split(given, cut, inputs=inputs)
+    assert Reference(given, inputs).agreement(head, tail).identical
+    with pytest.raises(UncuttableModelError, match="choose another cut"):
+        split(given, cut)
+
+
 def test_inputs_that_the_tail_needs_cross_and_outputs_of_the_head_are_early() -> None:
     given = whole(graphs.late_input())
     cuts = cuts_of(given)
