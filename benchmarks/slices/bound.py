@@ -26,12 +26,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_array, vstack
+from scipy.optimize import linprog  # type: ignore[import-untyped]
+from scipy.sparse import coo_array, vstack  # type: ignore[import-untyped]
 
 from benchmarks.slices.world import Floats, World
 
-LENGTHS = (1.0, 1.25, 1.6, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0)
+LENGTHS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0)
 """Of the intervals, in deadlines; the whole run comes on top."""
 STARTS = 8
 """Intervals of a length overlap: each starts an eighth of it after the one before."""

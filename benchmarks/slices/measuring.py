@@ -81,7 +81,8 @@ def _int8(array: Array) -> bytes:
 def _from_int8(raw: bytes, like: Array) -> Array:
     scale = np.frombuffer(raw[:4], np.float32)[0]
     found = np.frombuffer(zlib.decompress(raw[4:]), np.int8).reshape(like.shape)
-    return (found * scale).astype(like.dtype)
+    values: Array = (found * scale).astype(like.dtype)
+    return values
 
 
 def _small(array: Array) -> Array:
@@ -284,7 +285,10 @@ def halves(
     inputs = [value.name for value in graph.graph.input]
     outputs = [value.name for value in graph.graph.output]
     try:
-        parts = extractor.extract_model(inputs, cut), extractor.extract_model(cut, outputs)
+        parts = (
+            extractor.extract_model(inputs, list(cut)),
+            extractor.extract_model(list(cut), outputs),
+        )
         for part in parts:
             onnx.checker.check_model(part)
     except Exception:  # noqa: BLE001  the extractor raises whatever it meets

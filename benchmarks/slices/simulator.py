@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -112,7 +113,7 @@ class Simulation:
         self._outcome = Outcome(np.full(n, np.inf), np.zeros(n), np.full(n, SHED))
         self._cloud = [0.0] * self.world.cloud_parallel
         for number, at in enumerate(self.world.arrivals_s.tolist()):
-            self._at(at, lambda now, number=number: self._arrives(number, now))
+            self._at(at, partial(self._arrives, number))
         self._last = float(self.world.arrivals_s[-1]) if n else 0.0
         self._at(0.0, self._tick)
         while self._events:
@@ -167,7 +168,7 @@ class Simulation:
                     continue
             self._running = (job, now)
             took = self.world.edge_ms[job.number, job.row]
-            self._at(now + took / 1e3, lambda then, took=float(took): self._ran(took, then))
+            self._at(now + took / 1e3, partial(self._ran, float(took)))
 
     def _ran(self, took_ms: float, now: float) -> None:
         job, _ = self._running or (None, now)
@@ -204,8 +205,8 @@ class Simulation:
             self._at(done, lambda then: self._drains(job, since=now, now=then))
 
     def _gives_up(self, job: Job, *, since: float, now: float) -> None:
-        carried = self.world.uplink.carried(now) - self.world.uplink.carried(since)
-        self._outcome.sent_bytes += int(min(carried, job.sent_bytes))
+        carried = float(self.world.uplink.carried(now) - self.world.uplink.carried(since))
+        self._outcome.sent_bytes += min(int(carried), job.sent_bytes)
         self._sending = None
         self.policy.given_up(now)
         self._next_on_uplink(now)

@@ -78,14 +78,19 @@ class Cloud:
             await reader.readexactly(size)
             writer.write(NOTE.pack(ARRIVED, number))
             if number != PROBE:
-                self.tasks.start(self._work(writer, free, number, work_ms))
+                self.tasks.start(self._work(free, work_ms, NOTE.pack(ANSWERED, number), writer))
+        writer.close()
 
     async def _work(
-        self, writer: asyncio.StreamWriter, free: asyncio.Semaphore, number: int, work_ms: float
+        self,
+        free: asyncio.Semaphore,
+        work_ms: float,
+        answer: bytes,
+        writer: asyncio.StreamWriter,
     ) -> None:
         async with free:
             await self.clock.until(self.clock.now() + work_ms / 1e3)
-        writer.write(NOTE.pack(ANSWERED, number))
+        writer.write(answer)
 
 
 @dataclass(eq=False)
@@ -112,6 +117,8 @@ class Proxy:
                 await self.clock.until(ready)
             writer.write(NOTE.pack(LEFT, number))
             self.tasks.start(self._later(up, head + payload))
+        up.close()
+        writer.close()
 
     async def _back(self, far: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while note := await _head(far, NOTE.size):
@@ -162,8 +169,11 @@ class Device:
             await self.clock.until(at)
             self._arrives(number, at)
         await asyncio.sleep(2 * self.world.deadline_ms / 1e3)
-        self._writer.close()
         return self.outcome
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
 
     def edge_backlog_ms(self, now: float) -> float:
         left = sum(job.edge_ms for job in self._edge)
@@ -277,13 +287,15 @@ async def _run(world: World, policy: Policy) -> Outcome:
         Proxy(world, clock, tasks, port).serve, "127.0.0.1", 0, limit=PIECE
     )
     clock.started = time.perf_counter()
+    device = Device(world, policy, clock, tasks)
     try:
-        device = Device(world, policy, clock, tasks)
         return await device.run(proxy.sockets[0].getsockname()[1])
     finally:
+        device.close()
         tasks.end()
         proxy.close()
         cloud.close()
+        await asyncio.sleep(0.02)  # all sides see that the others are gone
 
 
 def replayed(world: World, policy: Policy) -> Outcome:

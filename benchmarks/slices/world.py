@@ -51,7 +51,8 @@ class Uplink:
         missing = target - sent[k]
         with np.errstate(divide="ignore", invalid="ignore"):
             at = self.since_s[k] + np.where(missing > 0, missing / rate, 0.0)
-        return np.maximum(np.asarray(start_s), np.where(np.isnan(at), np.inf, at))
+        done: Floats = np.maximum(np.asarray(start_s), np.where(np.isnan(at), np.inf, at))
+        return done
 
 
 @dataclass(frozen=True, eq=False)
