@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from benchmarks.slices.bound import bound
-from benchmarks.slices.measuring import CODECS, WORKLOADS
+from benchmarks.slices.codecs import CODECS
 from benchmarks.slices.planner import decision_ms
 from benchmarks.slices.policies import ADAPTIVE, Static, statics
 from benchmarks.slices.simulator import Outcome, Simulation
@@ -148,7 +148,3 @@ def test_codecs_give_back_what_they_took() -> None:
         assert back.shape == array.shape
         assert back.dtype == array.dtype
         assert np.abs(back - array).max() <= most, name
-
-
-def test_every_saved_workload_can_be_measured_again() -> None:
-    assert set(workloads()) <= set(WORKLOADS)

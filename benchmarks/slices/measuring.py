@@ -6,12 +6,10 @@ a few narrow places of the graph. Losses are of the model's own test samples.
 """
 
 import argparse
-import io
 import math
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from PIL import Image
 
 from aimass_cloud import recipes
 from aimass_cloud.models.samples import Arrays, Part
@@ -33,15 +29,13 @@ from aimass_cloud.training import train
 from aimass_shared.errors import SelfTestFailedError
 from aimass_shared.planning.profiles import Candidate, Profile, ProfileSet, encode
 from aimass_shared.slices import SliceSpec
+from benchmarks.slices.codecs import CODECS, Codec, suits
 
 BLOCK, LEAST_BLOCKS, BLOCKS, MOST_SECONDS = 10, 4, 40, 6.0
 NORMAL_75 = 0.6745
 """Upper quartile of a normal distribution, in standard deviations."""
 SPLITS = 3
 WIDEST_CUT = 2
-QUALITY = 90
-FLOATS: Final = {np.dtype("float32"), np.dtype("float64")}
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -63,68 +57,6 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
     "text-match": Workload("text-match", "large", steps=400, samples=64),
     "sensor-graph": Workload("sensor-graph", "large", steps=60, samples=4),
 }
-
-
-@dataclass(frozen=True)
-class Codec:
-    """How an array travels: `pack` to bytes, `unpack` to what arrives."""
-
-    pack: Callable[[Array], bytes]
-    unpack: Callable[[bytes, Array], Array]
-
-
-def _int8(array: Array) -> bytes:
-    scale = np.float32(max(float(np.abs(array).max()), 1e-12) / 127)
-    return scale.tobytes() + zlib.compress(np.rint(array / scale).astype(np.int8).tobytes(), 1)
-
-
-def _from_int8(raw: bytes, like: Array) -> Array:
-    scale = np.frombuffer(raw[:4], np.float32)[0]
-    found = np.frombuffer(zlib.decompress(raw[4:]), np.int8).reshape(like.shape)
-    values: Array = (found * scale).astype(like.dtype)
-    return values
-
-
-def _small(array: Array) -> Array:
-    """Floats as halves; identifiers as 16 bits where they fit."""
-    if array.dtype in FLOATS:
-        return array.astype(np.float16)
-    return array.astype(np.uint16) if array.min() >= 0 and array.max() < 1 << 16 else array
-
-
-def _from_half(raw: bytes, like: Array) -> Array:
-    found = np.frombuffer(zlib.decompress(raw), _small(like).dtype)
-    return found.reshape(like.shape).astype(like.dtype)
-
-
-def _jpeg(array: Array) -> bytes:
-    """Pictures `[batch, channels, height, width]` of 0 to 1, one under the other."""
-    stacked = np.concatenate(np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8), axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(stacked.transpose(1, 2, 0).squeeze()).save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
-
-
-def _from_jpeg(raw: bytes, like: Array) -> Array:
-    batch, channels, height, width = like.shape
-    pixels = np.asarray(Image.open(io.BytesIO(raw)), np.uint8)
-    pictures = pixels.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(pictures, dtype=like.dtype) / np.float32(255)
-
-
-CODECS: Final[Mapping[str, Codec]] = {
-    "none": Codec(lambda array: array.tobytes(), lambda _raw, like: like),
-    "f16+zlib": Codec(lambda array: zlib.compress(_small(array).tobytes(), 1), _from_half),
-    "int8+zlib": Codec(_int8, _from_int8),
-    "jpeg": Codec(_jpeg, _from_jpeg),
-}
-
-
-def suits(codec: str, arrays: Arrays) -> bool:
-    """Whether a codec is for such arrays."""
-    floats = all(array.dtype in FLOATS for array in arrays.values())
-    pictures = all(array.shape[1:2] in {(1,), (3,)} for array in arrays.values())
-    return {"int8+zlib": floats, "jpeg": floats and pictures}.get(codec, True)
 
 
 def packed(codec: Codec, arrays: Arrays) -> dict[str, bytes]:
