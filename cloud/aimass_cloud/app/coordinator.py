@@ -17,7 +17,7 @@ import msgspec
 from aimass_cloud.access import Attempts, DeviceTokens, Keys
 from aimass_cloud.app.opening import (
     broker_address,
-    claimed,
+    claimed_folder,
     opened_store,
     reached_from_here,
     told_to_devices,
@@ -143,7 +143,7 @@ async def running(settings: CloudSettings) -> AsyncIterator[Coordinator]:
         StateCorruptError: a file of the data directory is damaged.
     """
     async with AsyncExitStack() as stack:
-        data = stack.enter_context(claimed(Path(settings.data_dir)))
+        data = stack.enter_context(claimed_folder(Path(settings.data_dir)))
         coordinator = await _compose(settings, data, stack)
         await coordinator.serve_newest()
         coordinator.registry.on_release(coordinator.serve_release)

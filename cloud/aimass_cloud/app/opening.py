@@ -3,9 +3,8 @@
 Whatever is wrong with them is one clear error here, and no traceback of a library.
 """
 
-import fcntl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,8 +14,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from aimass_cloud.config import ANY_ADDRESS, MqttSettings
 from aimass_cloud.store import Store
+from aimass_shared.claims import claimed
 from aimass_shared.errors import (
-    ConflictError,
     InvalidSettingError,
     MissingExtraError,
     StorageError,
@@ -27,7 +26,7 @@ DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[Path]:
+def claimed_folder(directory: Path) -> Iterator[Path]:
     """The data directory, made if need be, for this process alone; gives its absolute path.
 
     Raises:
@@ -35,19 +34,14 @@ def claimed(directory: Path) -> Iterator[Path]:
         InvalidSettingError: it cannot be made or written to.
     """
     data = directory.absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (data / "lock").open("w")
-    except OSError as error:
-        raise InvalidSettingError(
-            f"data_dir {data} cannot be used ({error.strerror}): choose another --data-dir"
-        ) from error
-    with lock:
+    held = f"another coordinator uses {data}: stop it, or choose --data-dir"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(
-                f"another coordinator uses {data}: stop it, or choose --data-dir"
+            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            stack.enter_context(claimed(data / "lock", otherwise=held))
+        except (OSError, StorageError) as error:
+            raise InvalidSettingError(
+                f"data_dir {data} cannot be used ({error}): choose another --data-dir"
             ) from error
         yield data
 

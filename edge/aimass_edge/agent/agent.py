@@ -23,7 +23,6 @@ import anyio.to_thread
 import msgspec
 
 from aimass_edge.agent import fleet
-from aimass_edge.agent.claim import claimed
 from aimass_edge.agent.desired import DesiredState
 from aimass_edge.agent.fleet import FleetLink
 from aimass_edge.agent.telemetry import Parts, Telemetry
@@ -56,6 +55,7 @@ from aimass_edge.update.fetch import Origin
 from aimass_edge.update.slots import Installed, Slots
 from aimass_edge.update.updater import Updater
 from aimass_shared import topics
+from aimass_shared.claims import claimed
 from aimass_shared.errors import InvalidSettingError
 from aimass_shared.messages import AgentStats, Reported
 
@@ -225,7 +225,9 @@ class Agent:
 
     async def _run(self) -> None:
         async with AsyncExitStack() as stack:
-            stack.enter_context(claimed(self._data / "lock"))
+            # Two agents would take each other's connection and files.
+            held = f"another agent works in {self._data}: stop it, or choose --data-dir"
+            stack.enter_context(claimed(self._data / "lock", otherwise=held))
             parts = await self._compose(stack)
             parts.bus.on_connect(partial(parts.link.announce, parts.stats))
             async with anyio.create_task_group() as tasks:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aimass_cloud.app.opening import broker_address, claimed, opened_store
+from aimass_cloud.app.opening import broker_address, claimed_folder, opened_store
 from aimass_cloud.app.server import listen, uses_tls
 from aimass_cloud.config import HttpSettings, MqttSettings
 from aimass_shared.errors import (
@@ -20,20 +20,23 @@ from aimass_shared.messages import BrokerAddress
 
 
 def test_a_directory_belongs_to_one_coordinator(tmp_path: Path) -> None:
-    with claimed(tmp_path / "a" / "b") as data:
+    with claimed_folder(tmp_path / "a" / "b") as data:
         assert data.stat().st_mode & 0o777 == 0o700
-        with pytest.raises(ConflictError, match="another coordinator uses"), claimed(data):
+        with pytest.raises(ConflictError, match="another coordinator uses"), claimed_folder(data):
             pass
-        with claimed(tmp_path / "other"):
+        with claimed_folder(tmp_path / "other"):
             pass
-    with claimed(data):
+    with claimed_folder(data):
         pass
 
 
 def test_a_directory_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InvalidSettingError, match="choose another --data-dir"), claimed(path):
+        with (
+            pytest.raises(InvalidSettingError, match="choose another --data-dir"),
+            claimed_folder(path),
+        ):
             pass
 
 
