@@ -104,12 +104,31 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def _ready(model: onnx.ModelProto, folder: Path | None, digest: str) -> Whole:
+    _check_names(model)
     for domain in model.opset_import:
         _check_opset(domain)
     if model.functions:
         model = _inlined(model)
     _refuse_draws(model.graph)
     return Whole(_named(model), folder, digest)
+
+
+def _check_names(model: onnx.ModelProto) -> None:
+    """Names must be text, else no error could tell them; protobuf lets any bytes pass."""
+    nodes = [one for function in model.functions for one in function.node]
+    names = [function.name for function in model.functions]
+    names += [value.name for value in (*model.graph.input, *model.graph.output)]
+    for node in (*nodes, *_nodes_of(model.graph)):
+        names += [node.name, *node.input, *node.output]
+    if not all(isinstance(name, str) for name in names):
+        raise ModelLoadFailedError("not a valid ONNX model: a name in it is no UTF-8")
+
+
+def _nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from _nodes_of(inner)
 
 
 def _check_opset(domain: onnx.OperatorSetIdProto) -> None:

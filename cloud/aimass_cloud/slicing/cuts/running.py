@@ -44,7 +44,10 @@ class Runner:
         options.log_severity_level = 4
         with _loadable(_giving(model, extra), folder) as source, _refusals("refuses the graph"):
             self._session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
+                source,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # it would try the same again and print
             )
         self._names = [output.name for output in self._session.get_outputs()]
         self.inputs = [value.name for value in self._session.get_inputs()]
@@ -91,6 +94,8 @@ def _drawn(
         dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param, SIZE)
         for dim in tensor.shape.dim
     ]
+    if tensor.elem_type not in onnx.TensorProto.DataType.values()[1:]:
+        raise UncuttableModelError(f"input {value.name!r} has a type that is not known")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind == "O":
         return np.full(shape, "a", dtype=object)

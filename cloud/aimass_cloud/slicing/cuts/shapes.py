@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aimass_cloud.slicing.cuts.reading import Whole
 from aimass_cloud.slicing.cuts.running import Runner, Values, generated
-from aimass_shared.errors import ModelLoadFailedError
+from aimass_shared.errors import ModelLoadFailedError, UncuttableModelError
 
 Sizes = Mapping[str, int]
 """Sizes of symbolic axes, such as `{"sequence": 128}`."""
@@ -67,7 +67,7 @@ class Tensors:
         try:
             runner = Runner(self._whole.model, self._whole.folder, extra=wanted)
             values = runner.run(self._sample())
-        except ModelLoadFailedError:
+        except (ModelLoadFailedError, UncuttableModelError):
             return  # what is not known stays so, and is said where it matters
         for name in wanted:
             if isinstance(values[name], np.ndarray):
@@ -194,5 +194,7 @@ def _dims(kind: onnx.TypeProto) -> list[int | str]:
 
 
 def _dtype(elem: int) -> str:
+    if elem not in onnx.TensorProto.DataType.values():
+        return f"number {elem}"
     name = str(onnx.TensorProto.DataType.Name(elem)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)

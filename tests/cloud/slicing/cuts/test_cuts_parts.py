@@ -1,14 +1,18 @@
 """Head and tail: together the whole, each alone a valid model, and refused where they cannot be."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 from tests import graphs
 
@@ -27,6 +31,7 @@ from aimass_cloud.slicing.cuts import (
 )
 from aimass_cloud.slicing.cuts.files import save
 from aimass_shared.errors import (
+    AimassError,
     ModelLoadFailedError,
     NotFoundError,
     SelfTestFailedError,
@@ -224,6 +229,14 @@ def test_opsets_that_nothing_runs_are_refused(opset: int) -> None:
         whole(model)
 
 
+def test_inputs_without_a_rank_are_not_valid() -> None:
+    b = graphs.Builder()
+    model = b.model((b.op("Relu", b.op("Tanh", b.input("x", ["batch"]))), ["batch"]))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", graphs.FLOAT, None))
+    with pytest.raises(ModelLoadFailedError, match="shape"):
+        whole(model)
+
+
 def test_one_node_is_not_cut() -> None:
     b = graphs.Builder()
     model = b.model((b.op("Relu", b.input("x", [2])), [2]))
@@ -247,6 +260,21 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ModelLoadFailedError, match=r"model\.onnx"):
             read(path)
+
+
+@given(st.sampled_from(["if", "functions", "gru"]), st.data())
+@settings(max_examples=60, derandomize=True)  # ONNX Runtime itself may end at other bytes
+def test_altered_files_work_or_are_refused(name: str, data: st.DataObject) -> None:
+    content = bytearray(graphs.GRAPHS[name]().SerializeToString())
+    for _ in range(2):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with TemporaryDirectory() as folder, contextlib.suppress(AimassError):
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        model = read(path)
+        reference = Reference(model)
+        for cut in cuts_of(model, most_cuts=20).cuts[:2]:
+            assert reference.agreement(*split(model, cut)).outputs
 
 
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
