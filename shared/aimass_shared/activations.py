@@ -47,8 +47,6 @@ _WIRE: Final = {"none": "", "fp16": "float16", "int8": "uint8"}
 _PACKINGS: Final = ("raw", "deflate")
 _START, _TENSOR, _AFTER = struct.Struct("<4sIB"), struct.Struct("<4B"), struct.Struct("<dBI")
 _LEVELS: Final = 255
-_SMALLEST: Final = 1e-300
-"""Scale of a tensor of zeros."""
 _NARROW: Final = 1e-30
 """Scales down to this are reckoned with in float32."""
 _MAX_SIDE: Final = (1 << 32) - 1
@@ -253,7 +251,7 @@ def _as_int8(array: NDArray[Any], plain: _Head) -> tuple[NDArray[Any], _Head]:
     """255 steps from the smallest value to the largest, with zero one of them."""
     low = min(float(array.min(initial=0.0)), 0.0)
     high = max(float(array.max(initial=0.0)), 0.0)
-    scale = max(high / _LEVELS - low / _LEVELS, _SMALLEST)
+    scale = high / _LEVELS - low / _LEVELS or 1.0
     zero = min(_LEVELS, round(-low / scale))
     steps = array.astype(_wide(array.dtype, scale))
     steps /= steps.dtype.type(scale)
@@ -338,7 +336,8 @@ def _read_head(reader: _Reader) -> tuple[_Head, int]:
     )
     if head.coding != "none" and np.dtype(head.dtype).kind != "f":
         raise MalformedMessageError(f"activation {name!r}: only floats are rounded")
-    if not (math.isfinite(scale) and scale > 0):
+    largest = float(np.finfo(head.dtype).max) if head.coding == "int8" else math.inf
+    if not (math.isfinite(scale) and 0 < scale <= largest):
         raise MalformedMessageError(f"activation {name!r} has scale {scale}")
     return head, length
 

@@ -63,6 +63,8 @@ def test_what_is_no_float_is_never_rounded(array: NDArray[Any], codec: Any) -> N
 @example(np.array([-3.4e38, 3.4e38], np.float32))
 @example(np.array([-1.7e308, 1.7e308], np.float64))
 @example(np.array([1e-45, 0], np.float32))
+@example(np.array([6e-301, -5e-324]))
+@example(np.array([1e-321, -1e-321]))
 def test_int8_is_within_half_a_step_and_keeps_zero(array: NDArray[Any]) -> None:
     found = decode(encode({"x": array}, "int8"))["x"]
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
@@ -210,6 +212,7 @@ BOMB = zlib.compress(b"\0" * (1 << 24))[2:-4]
         (message(shape=(1,), content=b"2", dtype=8, coding=2), "only floats"),
         (message(shape=(1,), content=b"2", coding=2, scale=math.nan), "scale"),
         (message(shape=(1,), content=b"2", coding=2, scale=-1.0), "scale"),
+        (message(shape=(1,), content=b"2", coding=2, scale=1e300), "scale"),
         (message(shape=(1,), content=BOMB, packing=1), "does not unpack to its shape"),
         (message(shape=(1,), content=b"abcd", packing=1), "does not unpack"),
         (message(shape=(1,) * 9, content=b"1234"), "9 axes"),
