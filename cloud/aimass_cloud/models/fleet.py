@@ -26,8 +26,11 @@ from aimass_shared.moments import Moments, from_arrays, moments
 from aimass_shared.var import centred
 
 WITHIN: Final = "within_"
+SITES: Final = "sites"
 MOST_SENSORS: Final = 360
 """Of a fleet that fits into a release (`aimass_shared.fleet.MAX_BYTES`)."""
+FEWEST_SITES: Final = 3
+"""Of a statistics round whose sums go to all devices: of two, each could work out the other's."""
 MOST_JUDGED: Final = 16
 """Sites whose held-back rows choose the weight; of more, some that lie evenly."""
 
@@ -38,13 +41,15 @@ class SitesMoments(Moments):
 
     Attributes:
         within: the sum of their moments, each about its own mean (`aimass_shared.var.centred`).
+        sites: how many are in `within`.
     """
 
     within: Moments
+    sites: int
 
     @classmethod
-    def of(cls, total: Moments, within: Moments) -> "SitesMoments":
-        """Both sums of the same sites."""
+    def of(cls, total: Moments, within: Moments, sites: int) -> "SitesMoments":
+        """Both sums of so many sites."""
         return cls(
             zz=total.zz,
             zy=total.zy,
@@ -53,13 +58,14 @@ class SitesMoments(Moments):
             sensors=total.sensors,
             lags=total.lags,
             within=within,
+            sites=sites,
         )
 
     @classmethod
     def none(cls, sensors: tuple[str, ...], lags: int) -> "SitesMoments":
         """Those of no sites at all."""
         empty = Moments.empty(sensors, lags)
-        return cls.of(empty, empty)
+        return cls.of(empty, empty, 0)
 
     def joined(self, site: Moments) -> "SitesMoments":
         """With one more site; one without rows changes nothing in `within`.
@@ -71,7 +77,7 @@ class SitesMoments(Moments):
         """
         counts = site.n > 0 and len(self.sensors) <= MOST_SENSORS
         within = self.within.add(centred(site)) if counts else self.within
-        return SitesMoments.of(self.add(site), within)
+        return SitesMoments.of(self.add(site), within, self.sites + counts)
 
 
 def moments_of_runs(runs: Iterable[Rows], *, sensors: tuple[str, ...], lags: int) -> SitesMoments:
@@ -108,7 +114,11 @@ def weight_of(runs: Mapping[str, SiteRows]) -> float:
 
 def packed_moments(found: SitesMoments) -> bytes:
     """A statistics round's sums as the bytes of an `.npz` file."""
-    about = {"sensors": np.array(found.sensors), "lags": np.array(found.lags)}
+    about = {
+        "sensors": np.array(found.sensors),
+        "lags": np.array(found.lags),
+        SITES: np.array(found.sites),
+    }
     within = {f"{WITHIN}{name}": array for name, array in found.within.arrays().items()}
     arrays: dict[str, Any] = {**about, **found.arrays(), **within}
     file = io.BytesIO()
@@ -121,14 +131,14 @@ def unpacked_moments(packed: bytes) -> Moments:
     with np.load(io.BytesIO(packed), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     sensors = tuple(str(name) for name in arrays.pop("sensors"))
-    lags = int(arrays.pop("lags"))
+    lags, sites = int(arrays.pop("lags")), int(arrays.pop(SITES, 0))
     within = {
         name.removeprefix(WITHIN): arrays.pop(name) for name in list(arrays) if WITHIN in name
     }
     total = from_arrays(arrays, sensors=sensors, lags=lags)
     if not within:
         return total
-    return SitesMoments.of(total, from_arrays(within, sensors=sensors, lags=lags))
+    return SitesMoments.of(total, from_arrays(within, sensors=sensors, lags=lags), sites)
 
 
 def packed_fleet(within: Moments, weight: float) -> bytes | None:

@@ -15,7 +15,13 @@ from aimass_cloud.datasets.series import Series
 from aimass_cloud.models.base import base_of
 from aimass_cloud.models.contract import contract_for
 from aimass_cloud.models.direct import filled
-from aimass_cloud.models.fleet import SitesMoments, moments_of_runs, packed_fleet, weight_of
+from aimass_cloud.models.fleet import (
+    FEWEST_SITES,
+    SitesMoments,
+    moments_of_runs,
+    packed_fleet,
+    weight_of,
+)
 from aimass_cloud.models.forecaster import ForecasterConfig
 from aimass_cloud.models.graph import NodeGraph, given, members
 from aimass_cloud.models.monitor import monitor_constants, window_rows
@@ -281,12 +287,14 @@ def _inputs(values: Rows) -> Arrays:
 def _solved(data: Series, lags: int, base: Moments | None) -> tuple[SitesMoments, Var | None]:
     """Moments of the training rows (and of the sites'), and their VAR if there are enough rows.
 
-    The fleet is that of the sites, where a statistics round kept one.
+    The fleet is that of the sites, where a statistics round kept one of enough sites.
     """
     rows = moments_of_runs(training_rows(data), sensors=data.names, lags=max(lags, LAGS))
     if base is not None:
-        fleet = base.within if isinstance(base, SitesMoments) else rows.within
-        rows = SitesMoments.of(rows.add(base), fleet)
+        fleet = rows
+        if isinstance(base, SitesMoments) and base.sites >= FEWEST_SITES:
+            fleet = base
+        rows = SitesMoments.of(rows.add(base), fleet.within, fleet.sites)
     try:
         return rows, solve(rows.shortened(lags))
     except TrainingFailedError:

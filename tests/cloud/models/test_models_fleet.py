@@ -88,6 +88,7 @@ def test_the_moments_of_a_run_are_kept_whole_and_old_files_still_give_their_sum(
     again = unpacked_moments(packed_moments(found))
     assert isinstance(again, SitesMoments)
     assert np.array_equal(again.within.zz, found.within.zz)
+    assert again.sites == found.sites == len(RUNS)
     assert np.array_equal(again.zz, found.zz)
     file = io.BytesIO()
     arrays: dict[str, Any] = {"sensors": np.array(NAMES), "lags": np.array(3), **found.arrays()}

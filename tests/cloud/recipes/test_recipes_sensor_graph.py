@@ -218,9 +218,12 @@ def test_the_fleet_of_a_model_is_that_of_the_sites_or_else_of_the_runs(tmp_path:
     assert own.weight in WEIGHTS
     within = own.moments.yy / own.moments.n
     assert np.all(np.diag(within) < 81), "each run is about its own mean"
-    sites = moments_of_runs([rows.astype(np.float32) for rows in runs[:2]], sensors=names, lags=3)
+    rows = [rows.astype(np.float32) for rows in runs]
+    sites = moments_of_runs(rows, sensors=names, lags=3)
     given = fleet_of(sites)
     assert np.array_equal(given.moments.zz, sites.within.zz)
     assert given.weight == own.weight
+    few = moments_of_runs(rows[:2], sensors=names, lags=3)
+    assert np.array_equal(fleet_of(few).moments.zz, own.moments.zz), "each knew the other's"
     old = unpacked_moments(packed_moments(sites)).add(Moments.empty(names, 3))
     assert np.array_equal(fleet_of(old).moments.zz, own.moments.zz)
