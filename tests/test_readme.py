@@ -1,7 +1,9 @@
 """What README and docs tell people to type is what there is: targets, commands, options, files."""
 
+import argparse
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,10 @@ from aimass_edge.cli.arguments import parser as edge_parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PARSERS = {"aimass": parsed, "aimass-edge": lambda words: edge_parser().parse_args(words)}
+PARSERS: dict[str, Callable[[list[str]], argparse.Namespace]] = {
+    "aimass": parsed,
+    "aimass-edge": lambda words: edge_parser().parse_args(words),
+}
 
 
 def _blocks(page: Path) -> list[str]:
