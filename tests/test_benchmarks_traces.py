@@ -8,7 +8,7 @@ from benchmarks.slices.planner import decision_ms
 from benchmarks.slices.policies import ADAPTIVE, Static, statics
 from benchmarks.slices.simulator import Outcome, Simulation
 from benchmarks.slices.sockets import replayed
-from benchmarks.slices.traces import OURS, STATIC, results, table, workloads
+from benchmarks.slices.traces import OURS, STATIC, Runs, results, table, workloads
 from benchmarks.slices.world import Uplink, World, drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,9 +120,8 @@ def test_nor_does_a_policy_that_guesses(
 
 def test_a_run_is_the_same_each_time_and_its_table_has_everybody() -> None:
     profiles = workloads()["text-match"]
-    first, second = (
-        results("w", profiles, seeds=1, seconds=2.0, rates=(10.0, 80.0)) for _ in range(2)
-    )
+    runs = Runs(seeds=1, seconds=2.0, rates=(10.0, 80.0))
+    first, second = (results("w", profiles, runs) for _ in range(2))
     assert (first.figures, first.bounds) == (second.figures, second.bounds)
     text = table(first)
     assert all(f"| {who} |" in text for who in (*ADAPTIVE, STATIC))

@@ -35,6 +35,19 @@ Key = tuple[float, int]
 """Rate and seed."""
 
 
+class Runs(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs: of each rate, `seeds` from `first` on, each of so many seconds.
+
+    `brief` leaves out all adaptive policies but ours.
+    """
+
+    seeds: int = SEEDS
+    seconds: float = SECONDS
+    first: int = 0
+    rates: tuple[float, ...] = RATES
+    brief: bool = False
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy did in one run; bytes are of one request."""
 
@@ -93,29 +106,23 @@ def figures(world: World, outcome: Outcome) -> Figures:
     )
 
 
-def results(
-    workload: str,
-    profiles: Sequence[Profile],
-    *,
-    seeds: int,
-    seconds: float,
-    rates: Sequence[float] = RATES,
-) -> Results:
+def results(workload: str, profiles: Sequence[Profile], runs: Runs) -> Results:
     """Run everybody through the same worlds."""
     found = Results(workload)
-    for rate in rates:
-        for seed in range(seeds):
-            world = drawn(profiles, rate_per_s=rate, seconds=seconds, seed=seed)
+    for rate in runs.rates:
+        for seed in range(runs.first, runs.first + runs.seeds):
+            world = drawn(profiles, rate_per_s=rate, seconds=runs.seconds, seed=seed)
             found.bounds[rate, seed] = bound(world)
-            for who, outcome in _outcomes(world):
+            for who, outcome in _outcomes(world, brief=runs.brief):
                 found.figures.setdefault(who, {})[rate, seed] = figures(world, outcome)
-    found.figures[STATIC] = _hindsight(found, rates)
+    found.figures[STATIC] = _hindsight(found, runs.rates)
     return found
 
 
-def _outcomes(world: World) -> Iterator[tuple[str, Outcome]]:
+def _outcomes(world: World, *, brief: bool) -> Iterator[tuple[str, Outcome]]:
     for who, make in ADAPTIVE.items():
-        yield who, Simulation(world, make(world)).run()
+        if who == OURS or not brief:
+            yield who, Simulation(world, make(world)).run()
     for who, policy in statics(world):
         yield who, Simulation(world, policy).run()
 
@@ -133,7 +140,7 @@ def _hindsight(found: Results, rates: Sequence[float]) -> dict[Key, Figures]:
 def judged(found: Results) -> list[Row]:
     """Everybody's goodput, and ours beside its bars."""
     name = f"traces {found.workload}"
-    shown = [STATIC, *ADAPTIVE]
+    shown = [STATIC, *(who for who in ADAPTIVE if who in found.figures)]
     rows = [Row(name, BOUND, "goodput", found.mean(BOUND))]
     rows += [Row(name, who, "goodput", found.mean(who)) for who in shown]
     of_bound = found.mean(OURS) / found.mean(BOUND)
@@ -151,10 +158,10 @@ def judged(found: Results) -> list[Row]:
 
 def measure(quick: bool) -> list[Row]:  # noqa: FBT001  as every benchmark here
     """Judge all saved workloads; `quick` takes two seeds and ten seconds of each."""
-    size = (2, 10.0) if quick else (SEEDS, SECONDS)
+    runs = Runs(seeds=2, seconds=10.0) if quick else Runs()
     rows: list[Row] = []
     for name, profiles in workloads().items():
-        rows += judged(results(name, profiles, seeds=size[0], seconds=size[1]))
+        rows += judged(results(name, profiles, runs))
     return rows
 
 
@@ -217,7 +224,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--sockets", action="store_true", help="real time, over shaped sockets")
     parser.add_argument("--rate", type=float, default=20.0, help="of --sockets, requests/s (20)")
+    parser.add_argument("--first", type=int, default=0, help="first seed (0)")
+    parser.add_argument("--brief", action="store_true", help="ours and static plans only")
     arguments = parser.parse_args(argv)
+    runs = Runs(
+        seeds=arguments.seeds,
+        seconds=arguments.seconds,
+        first=arguments.first,
+        brief=arguments.brief,
+    )
     for name, profiles in workloads().items():
         if arguments.name and name not in arguments.name:
             continue
@@ -227,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ):
                 print(line, flush=True)
             continue
-        found = results(name, profiles, seeds=arguments.seeds, seconds=arguments.seconds)
+        found = results(name, profiles, runs)
         print(table(found), flush=True)
         for row in judged(found)[-4:]:
             print(f"{row.candidate}: {row.measure} {row.value:.4f} {row.bar} {row.ok}", flush=True)

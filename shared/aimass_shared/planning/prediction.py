@@ -22,6 +22,8 @@ DRIFT_PER_S = 0.05
 JITTER = 0.1
 """Standard deviation of a round trip, as a share of it."""
 LEAST_SPREAD = 0.02
+UNKNOWN = 0.06
+"""Standard deviation of what the model leaves out, as a share of the time until the answer."""
 LEAST_MBIT_S = 1e-6
 NEVER_MS = 1e9
 """What takes for ever; finite, so that it can be multiplied by 0."""
@@ -119,7 +121,7 @@ def predict(
         costs.edge_spread**2 * costs.queues
     )
     variance = variance + costs.goes_up * _away_variance(costs, link, queued_ms + up_ms)
-    spread_ms = np.sqrt(variance) + LEAST_SPREAD * total_ms
+    spread_ms = np.sqrt(variance) + UNKNOWN * total_ms
     on_time = _below((remaining_ms - total_ms) / np.where(spread_ms > 0, spread_ms, 1.0))
     exposed_s = link.age_s + away_ms / 1e3
     holds = np.where(costs.goes_up, np.exp(-link.hazard_per_s * exposed_s), 1.0)

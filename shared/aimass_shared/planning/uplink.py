@@ -13,7 +13,7 @@ from aimass_shared.planning.profiles import Link
 BANDWIDTH_GAIN, RTT_GAIN, SPREAD_GAIN = 0.4, 0.2, 0.1
 COLLAPSE = 0.25
 """Share of the bandwidth that was there before, below which the link broke down."""
-PRIOR_S = 30.0
+PRIOR_S = 12.0
 """A link that nobody knows breaks down once in so long."""
 RENEWED = math.log(2.0)
 """A change of the bandwidth's logarithm from which on what was before is forgotten."""
@@ -82,7 +82,9 @@ class UplinkEstimate:
 
     def given_up(self, now: float) -> None:
         """The sending was ended before its bytes arrived: the link is at most that fast."""
-        self._bandwidth = self._at_most(now)
+        left = self._at_most(now)
+        self._collapses += left < COLLAPSE * self._bandwidth
+        self._bandwidth = left
         self._sending = None
         self._tried_at = now
 
