@@ -4,12 +4,12 @@ The graph computes what `aimass_cloud.models.monitor` does, written down as prod
 device's tests shall not wait for torch. Its forecast is the newest row.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import anyio
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -171,9 +171,9 @@ class Device:
 
     async def settled(self) -> SiteStatus:
         """The status once the monitor is there; its fit runs in a thread."""
-        async with asyncio.timeout(20):
+        with anyio.fail_after(20):
             while self.status.state != "active":  # noqa: ASYNC110  there is no event for it
-                await asyncio.sleep(0.005)
+                await anyio.sleep(0.005)
         return self.status
 
 
