@@ -22,6 +22,7 @@ from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import cut
 from aimass_cloud.recipes.assembly import outputs_of
 from aimass_cloud.recipes.sensor_graph import RECIPE
+from benchmarks.models.gating import gated
 from benchmarks.models.table import Row, at_most
 
 TRAIN, CHOSEN, END = 8640, 11_520, 14_400
@@ -82,7 +83,7 @@ def _figures(data: Path, rows: Rows, horizon: int, *, seed: int) -> dict[str, di
     test = _test(rows, model, horizon)
     last = np.repeat(test.inputs["values"][:, -1:], horizon, axis=1)
     linear = "linear base, " + model.metrics["linear"]
-    shut = _shut(model)
+    shut = gated(model, 0.0)
     forecasts = {
         "ours": outputs_of(RECIPE, model, test, width=1.0)["forecast"],
         "ours, width 0.25": outputs_of(RECIPE, model, test, width=0.25)["forecast"],
@@ -97,12 +98,6 @@ def _test(rows: Rows, model: TrainedModel, horizon: int) -> Part:
     windows = cut(rows[CHOSEN - window : END], window + horizon)
     past, future = windows[:, :window], windows[:, window:]
     return Part({"values": past, "mask": np.ones_like(past)}, {"future": future})
-
-
-def _shut(model: TrainedModel) -> TrainedModel:
-    """The model without its network."""
-    constants = {**model.constants, "gate": np.zeros_like(model.constants["gate"])}
-    return TrainedModel(model.info, model.weights, constants, model.samples)
 
 
 def _errors(forecast: Rows, test: Part, rows: Rows) -> dict[str, float]:

@@ -22,12 +22,14 @@ from aimass_cloud import training
 from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes.assembly import outputs_of
 from aimass_cloud.recipes.sensor_graph import RECIPE
+from benchmarks.models.gating import gated
 from benchmarks.models.table import Row, at_most
 
 STEP_MS, WINDOW = 300_000, 12
 HORIZONS: Final[Mapping[str, int]] = {"15 min": 3, "60 min": 12}
 OURS, QUARTER, ALONE = "ours, width 1.00", "ours, width 0.25", "quarter, trained alone"
-RIVALS: Final = ("no graph", "DLinear")
+OPEN: Final = "no graph, gate open"
+RIVALS: Final = ("no graph", OPEN, "DLinear")
 GAIN, NESTED = 0.95, 1.03
 """What the errors of rivals, and of the small network trained alone, are multiplied with."""
 BASELINES: Final = {"persistence": "persistence", "dlinear": "DLinear", "linear": "linear base"}
@@ -93,6 +95,8 @@ def _figures(data: Path, seed: int) -> Figures:
         )
         model = training.train(RECIPE.name, run)
         found |= {row: _errors(model, width) for width, row in network.rows.items()}
+        if "no graph" in network.rows.values():
+            found[OPEN] = _errors(gated(model, 1.0), network.widths[0])
         scale = float(model.samples.test.truth["scale"][0])
         for name, label in BASELINES.items():
             error = model.metrics["baselines"].get(name)

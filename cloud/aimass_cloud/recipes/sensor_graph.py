@@ -43,7 +43,7 @@ class SensorGraphRecipe:
     run = RunSettings()
     run_own = RunSettings(
         size="tiny",
-        steps=800,
+        steps=1200,
         batch=16,
         optimizer=Optimizer(rate=5e-3),
         clip_norm=1.0,
