@@ -2,14 +2,14 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from aimass_shared.errors import AimassError
-from benchmarks.models.table import Row, failed, table, write_json
+from benchmarks.models.running import reported
+from benchmarks.models.table import Row
 
 DESCRIPTION = """\
 How well models do on public data sets: mean of the seeds, baselines in the same table, nothing
@@ -65,31 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.data is None:
         parser().error("--data FOLDER is needed: the sets are not shipped")
     names = arguments.name or [name for name in SETS if (arguments.data / SETS[name][1]).is_dir()]
-    rows, broken = _measured(names, arguments.data, arguments.seeds)
-    print(table(rows))
-    if arguments.json:
-        write_json(rows, arguments.json)
-    missed = failed(rows)
-    print(f"\n{len(missed)} bars missed, {len(broken)} sets failed")
-    return 1 if missed or broken else 0
+    measures = {name: partial(_measure, name, arguments.data, arguments.seeds) for name in names}
+    return reported(measures, arguments.json)
 
 
-def _measured(
-    names: Sequence[str], data: Path, seeds: Sequence[int]
-) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    broken: list[str] = []
-    for name in names:
-        module, folder = SETS[name]
-        started = time.perf_counter()
-        measure: Measure = import_module(f"benchmarks.models.{module}").measure
-        try:
-            rows += measure(data / folder, seeds)
-        except AimassError as error:
-            broken.append(name)
-            print(f"{name}: {error}", file=sys.stderr)
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    return rows, broken
+def _measure(name: str, data: Path, seeds: Sequence[int]) -> list[Row]:
+    module, folder = SETS[name]
+    measure: Measure = import_module(f"benchmarks.models.{module}").measure
+    return measure(data / folder, seeds)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from aimass_shared.errors import AimassError
-from benchmarks.models.table import Row, failed, table, write_json
+from benchmarks.models.running import reported
+from benchmarks.models.table import Row
 
 DESCRIPTION = """\
 Cuts, plans and traces of slices, measured beside their bars. Needs no data sets.
@@ -54,28 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if unknown := set(arguments.name) - set(BENCHMARKS):
         parser().error(f"no {', '.join(sorted(unknown))}; there are: {', '.join(BENCHMARKS)}")
-    rows, broken = _measured(arguments.name or list(BENCHMARKS), quick=arguments.quick)
-    print(table(rows))
-    if arguments.json:
-        write_json(rows, arguments.json)
-    missed = failed(rows)
-    print(f"\n{len(missed)} bars missed, {len(broken)} benchmarks failed")
-    return 1 if missed or broken else 0
+    names = arguments.name or list(BENCHMARKS)
+    measures = {name: partial(_measure, name, quick=arguments.quick) for name in names}
+    return reported(measures, arguments.json)
 
 
-def _measured(names: Sequence[str], *, quick: bool) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
-    broken: list[str] = []
-    for name in names:
-        started = time.perf_counter()
-        measure: Measure = import_module(f"benchmarks.slices.{name}").measure
-        try:
-            rows += measure(quick)
-        except AimassError as error:
-            broken.append(name)
-            print(f"{name}: {error}", file=sys.stderr)
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    return rows, broken
+def _measure(name: str, *, quick: bool) -> list[Row]:
+    measure: Measure = import_module(f"benchmarks.slices.{name}").measure
+    return measure(quick)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ def claimed(path: Path, *, otherwise: str) -> Iterator[None]:
     """Hold the lock file at `path` for this process alone.
 
     Args:
-        path: of the file, which is made if need be.
+        path: of the file, which is made if need be, and its folder.
         otherwise: what the error says where another process holds it, and what to do then.
 
     Raises:
         ConflictError: another process holds it.
-        StorageError: the file cannot be written.
+        StorageError: the file or its folder cannot be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error

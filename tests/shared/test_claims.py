@@ -37,7 +37,8 @@ def test_a_lock_is_held_by_one_process_until_it_is_killed(tmp_path: Path) -> Non
             assert lock.is_file()
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "no").write_text("a file")
     with (
         pytest.raises(StorageError, match="cannot write"),
         claimed(tmp_path / "no" / "lock", otherwise=""),

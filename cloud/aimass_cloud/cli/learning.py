@@ -67,7 +67,6 @@ def learn(args: argparse.Namespace, register: Register | None) -> int:
     stop = Stop(args.turns)
     stop.listen()
     learner = Learner(model, folder, policy=policy, publish=tell)
-    folder.mkdir(parents=True, exist_ok=True)
     # Two learners would take each other's arrivals.
     held = f"another process learns in {folder}: stop it, or choose another --dir"
     with claimed(folder / "lock", otherwise=held):

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from aimass_cloud.admin import Admin, Watch, segment
+from aimass_cloud.models.files import write_whole
 from aimass_shared.errors import InvalidSettingError
 
 MOST_PARTS = 12
@@ -43,7 +44,7 @@ async def explain(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:
 
 
 def _written(path: Path, content: bytes) -> dict[str, Any]:
-    path.write_bytes(content)
+    write_whole(path, content)
     return {"file": str(path), "bytes": len(content)}
 
 

@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from aimass_cloud.cli.output import show
+from aimass_cloud.models.files import write_whole
 from aimass_shared.errors import InvalidSettingError, MissingExtraError
 from aimass_shared.planning import (
     Backlog,
-    Candidate,
     Demand,
     Device,
     Link,
-    Profile,
     ProfileSet,
     Ranked,
     rank,
     tabled,
 )
 from aimass_shared.planning import table as tables
-from aimass_shared.planning.profiles import decode, encode
+from aimass_shared.planning.prediction import NEVER_MS
+from aimass_shared.planning.profiles import decode
 
 Json = dict[str, Any]
 Checked = TypeVar("Checked")
@@ -35,54 +35,7 @@ LINK = re.compile(
 )
 INCHES, DOTS_PER_INCH = (9.0, 0.45), 120
 PARTS = ("edge", "uplink", "round trip", "cloud")
-EXAMPLE = ProfileSet(
-    model="steel-surfaces",
-    about="pictures of 64 x 64; one x86-64 core; a gateway and a coordinator of that speed",
-    profiles=(
-        Profile(
-            candidate=Candidate(1.0, "fp32", "edge"),
-            edge_ms=9.6,
-            edge_spread=0.02,
-            memory_mib=206.1,
-        ),
-        Profile(
-            candidate=Candidate(0.5, "int8", "edge"),
-            edge_ms=0.67,
-            edge_spread=0.06,
-            memory_mib=56.0,
-            loss=0.01,
-        ),
-        Profile(
-            candidate=Candidate(0.25, "int8", "edge"),
-            edge_ms=0.26,
-            edge_spread=0.03,
-            memory_mib=34.1,
-            loss=0.04,
-        ),
-        Profile(
-            candidate=Candidate(1.0, "fp32", "cloud"),
-            bytes_up=16384,
-            cloud_ms=9.6,
-            cloud_spread=0.03,
-        ),
-        Profile(
-            candidate=Candidate(1.0, "fp32", "cloud", codec="int8+zlib"),
-            edge_ms=0.04,
-            bytes_up=2879,
-            cloud_ms=10.2,
-            cloud_spread=0.03,
-            loss=0.004,
-        ),
-        Profile(
-            candidate=Candidate(1.0, "fp32", "split", "c2", "int8+zlib"),
-            edge_ms=9.4,
-            edge_spread=0.06,
-            bytes_up=324,
-            cloud_ms=0.03,
-            memory_mib=206.1,
-        ),
-    ),
-)
+EXAMPLE = Path(__file__).with_name("example_profiles.json")
 
 
 def carry_out(args: argparse.Namespace) -> int:
@@ -92,9 +45,10 @@ def carry_out(args: argparse.Namespace) -> int:
         InvalidSettingError: the file is none of profiles, or an option is not as it should be.
         UnfitReleaseError: with `--table`, no candidate fits the device.
         MissingExtraError: with `--png`, matplotlib is not installed.
+        StorageError: a file cannot be written.
     """
     if args.example:
-        sys.stdout.write(encode(EXAMPLE).decode())
+        sys.stdout.write(EXAMPLE.read_text())
         return 0
     if not args.profiles:
         raise InvalidSettingError("--profiles FILE is needed; --example prints one")
@@ -104,10 +58,10 @@ def carry_out(args: argparse.Namespace) -> int:
     ranked = rank(found.profiles, demand, device=device, link=link, backlog=backlog)
     if args.table:
         content = tables.encode(tabled(found.model, found.profiles, device))
-        Path(args.table).write_bytes(content)
+        write_whole(Path(args.table), content)
         _tell(f"{args.table}: {len(content)} bytes")
     if args.png:
-        Path(args.png).write_bytes(_picture(ranked, demand, link))
+        write_whole(Path(args.png), _picture(ranked, demand, link))
         _tell(args.png)
     _answer(found, ranked, args)
     return 0
@@ -127,7 +81,7 @@ def _row(place: int, one: Ranked, args: argparse.Namespace) -> Json:
         "": place,
         "plan": one.candidate.name,
         "goodput": _goodput(one),
-        "ms": f"{one.total_ms:.4g}",
+        "ms": f"{one.total_ms:.4g}" if one.total_ms < NEVER_MS else "never",
         "edge busy": f"{one.edge_busy:.0%}",
         "uplink busy": f"{one.uplink_busy:.0%}",
     }

@@ -90,6 +90,7 @@ def test_parts_are_written_with_their_error(
             ["slice", "split", "MODEL", "--cut", "relu_2", "--out", "x", "--tolerance", "-1"],
             "[self-test-failed]",
         ),
+        (["slice", "split", "MODEL", "--cut", "relu_2", "--out", "MODEL"], "[storage]"),
     ],
 )
 def test_what_goes_wrong_has_a_code_and_leaves_no_files(

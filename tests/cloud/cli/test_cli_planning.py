@@ -100,3 +100,20 @@ def test_a_table_for_a_device_that_can_hold_nothing_is_refused(
     profiles.write_text(json.dumps(found))
     assert planned(profiles, "--memory-mib", "10", "--table", str(tmp_path / "t.json")) == 1
     assert "[unfit-release]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--png", "--table"])
+def test_a_place_that_cannot_be_written_is_named(
+    option: str, profiles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert planned(profiles, option, str(profiles / "below")) == 1
+    assert f"{profiles.name}/below" in capsys.readouterr().err
+
+
+def test_what_no_link_can_carry_never_comes(
+    profiles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert planned(profiles) == 0
+    cloud = [line for line in capsys.readouterr().out.splitlines() if " cloud " in line]
+    assert cloud
+    assert all("never" in line for line in cloud)

@@ -7,6 +7,7 @@ from typing import Final
 import onnx
 from onnx import external_data_helper
 
+from aimass_cloud.models.files import refused
 from aimass_cloud.slicing.cuts.reading import is_beside, tensors
 from aimass_shared.errors import ModelLoadFailedError
 
@@ -36,24 +37,26 @@ def save(
 
     Raises:
         ModelLoadFailedError: weights cannot be read.
+        StorageError: the disk refuses.
     """
     filled = _filled(model, folder)
     beside = sum(len(tensor.raw_data) for tensor in tensors(filled)) > most_inside
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        half = Path(directory) / path.name
-        weights = f"{path.name}.data"
-        onnx.save_model(
-            filled,
-            half,
-            save_as_external_data=beside,
-            location=weights if beside else None,
-            size_threshold=SMALL,
-        )
-        written = [half.with_name(weights), half] if beside else [half]
-        for file in written:
-            file.chmod(half.stat().st_mode)  # onnx gives weights to their owner alone
-            file.replace(path.with_name(file.name))
+    with refused(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            half = Path(directory) / path.name
+            weights = f"{path.name}.data"
+            onnx.save_model(
+                filled,
+                half,
+                save_as_external_data=beside,
+                location=weights if beside else None,
+                size_threshold=SMALL,
+            )
+            written = [half.with_name(weights), half] if beside else [half]
+            for file in written:
+                file.chmod(half.stat().st_mode)  # onnx gives weights to their owner alone
+                file.replace(path.with_name(file.name))
     return [path.with_name(file.name) for file in written[::-1]]
 
 
