@@ -35,21 +35,23 @@ MAX_MESSAGE_BYTES: Final = 64 << 20
 MAX_DECODED_BYTES: Final = 256 << 20
 MAX_TENSORS: Final = 64
 MAX_RANK: Final = 8
+MAX_NUMBERS: Final = (1 << 32) - 1
+"""Of a tensor. Axes of 0 count as 1: numpy has a limit for the others even where one is 0."""
 MAX_NAME: Final = 255
 UNPACKED_BYTES: Final = 256
 """Tensors of fewer bytes are not packed: there is next to nothing to gain."""
 
-_TYPES: Final = (
+TYPES: Final = (
     *("float32", "float16", "float64", "bool"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
+"""That travel, by their place in here."""
 _WIRE: Final = {"none": "", "fp16": "float16", "int8": "uint8"}
 _PACKINGS: Final = ("raw", "deflate")
 _START, _TENSOR, _AFTER = struct.Struct("<4sIB"), struct.Struct("<4B"), struct.Struct("<dBI")
 _LEVELS: Final = 255
 _NARROW: Final = 1e-30
 """Scales down to this are reckoned with in float32."""
-_MAX_SIDE: Final = (1 << 32) - 1
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -208,15 +210,18 @@ def _encoded(name: str, array: NDArray[Any], codec: ActivationCodec) -> bytes:
     raw_name = name.encode()
     if not 0 < len(raw_name) <= MAX_NAME:
         raise BadTensorError(f"name {name!r} of a tensor: it must have 1 to {MAX_NAME} bytes")
-    if array.dtype.name not in _TYPES:
+    if array.dtype.name not in TYPES:
         raise BadTensorError(f"tensor {name!r} of type {array.dtype} does not travel")
-    if array.ndim > MAX_RANK or any(side > _MAX_SIDE for side in array.shape):
-        raise BadTensorError(f"tensor {name!r} of shape {array.shape}: at most {MAX_RANK} axes")
+    if array.ndim > MAX_RANK or _is_huge(array.shape):
+        raise BadTensorError(
+            f"tensor {name!r} of shape {array.shape}: at most {MAX_RANK} axes and"
+            f" {MAX_NUMBERS} numbers"
+        )
     wire, head = _rounded(name, array, codec)
     content = wire.astype(head.wire, copy=False).tobytes()
     packing, content = ("raw", content) if codec == "none" else _packed(content)
     kinds = (
-        _TYPES.index(head.dtype),
+        TYPES.index(head.dtype),
         CODECS.index(head.coding),
         _PACKINGS.index(packing),
         array.ndim,
@@ -231,6 +236,10 @@ def _encoded(name: str, array: NDArray[Any], codec: ActivationCodec) -> bytes:
             content,
         )
     )
+
+
+def _is_huge(shape: tuple[int, ...]) -> bool:
+    return math.prod(side or 1 for side in shape) > MAX_NUMBERS
 
 
 def _rounded(name: str, array: NDArray[Any], codec: ActivationCodec) -> tuple[NDArray[Any], _Head]:
@@ -302,7 +311,10 @@ class _Reader:
 
 def _decoded(reader: _Reader, most: int) -> tuple[str, NDArray[Any]]:
     head, length = _read_head(reader)
-    if max(head.size, math.prod(head.shape) * np.dtype(head.dtype).itemsize) > most:
+    if (
+        _is_huge(head.shape)
+        or max(head.size, math.prod(head.shape) * np.dtype(head.dtype).itemsize) > most
+    ):
         raise MalformedMessageError(
             f"activation {head.name!r} of shape {head.shape}: over the limit of all tensors"
         )
@@ -325,14 +337,14 @@ def _read_head(reader: _Reader) -> tuple[_Head, int]:
     except UnicodeDecodeError as error:
         raise MalformedMessageError("the name of an activation is no text") from error
     dtype, coding, packing, rank = reader.unpack(_TENSOR)
-    if dtype >= len(_TYPES) or coding >= len(CODECS) or packing >= len(_PACKINGS):
+    if dtype >= len(TYPES) or coding >= len(CODECS) or packing >= len(_PACKINGS):
         raise MalformedMessageError(f"activation {name!r} is of a kind that is not known")
     if rank > MAX_RANK or not name:
         raise MalformedMessageError(f"activation {name!r} has {rank} axes: at most {MAX_RANK}")
     shape = reader.unpack(struct.Struct(f"<{rank}I"))
     scale, zero, length = reader.unpack(_AFTER)
     head = _Head(
-        name, _TYPES[dtype], CODECS[coding], _PACKINGS[packing], shape, scale=scale, zero=zero
+        name, TYPES[dtype], CODECS[coding], _PACKINGS[packing], shape, scale=scale, zero=zero
     )
     if head.coding != "none" and np.dtype(head.dtype).kind != "f":
         raise MalformedMessageError(f"activation {name!r}: only floats are rounded")

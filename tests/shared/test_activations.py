@@ -118,6 +118,7 @@ def test_the_same_tensors_give_the_same_bytes() -> None:
         (np.array(["text"]), "none", "does not travel"),
         (np.array([1j]), "none", "does not travel"),
         (np.zeros((1,) * 9, np.float32), "none", "at most 8 axes"),
+        (np.zeros((0, 1 << 16, 1 << 16), np.float32), "none", "at most"),
         (np.zeros(1, np.float32), "gzip", "no codec"),
     ],
 )
@@ -203,6 +204,7 @@ BOMB = zlib.compress(b"\0" * (1 << 24))[2:-4]
     [
         (message(shape=(2,), content=b"1234"), "its shape needs 8"),
         (message(shape=(1 << 31, 1 << 31), content=b""), "over the limit"),
+        (message(shape=(1 << 31, 0, 1 << 31), content=b""), "over the limit"),
         (message(shape=(1 << 31, 0), content=b"", dtype=13), "not known"),
         (message(shape=(1,), content=b"1234", coding=3), "not known"),
         (message(shape=(1,), content=b"1234", packing=2), "not known"),

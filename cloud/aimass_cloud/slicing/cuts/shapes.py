@@ -11,19 +11,13 @@ from numpy.typing import NDArray
 
 from aimass_cloud.slicing.cuts.reading import Whole
 from aimass_cloud.slicing.cuts.running import Runner, Values, generated
+from aimass_shared.activations import TYPES
 from aimass_shared.errors import ModelLoadFailedError, UncuttableModelError
 
 Sizes = Mapping[str, int]
 """Sizes of symbolic axes, such as `{"sequence": 128}`."""
 
 UNKNOWN: Final = "?"
-TRAVELLING: Final = frozenset(
-    {
-        *("float16", "float32", "float64", "bool"),
-        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    }
-)
-"""Types of numbers that can cross a cut."""
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -91,7 +85,7 @@ class Tensors:
             return f"is a {str(kind).removesuffix('_type')}, which does not travel"
         if name in self._seen or self._rank_known(name):
             dtype = self.crossing(name).dtype
-            return "" if dtype in TRAVELLING else f"has type {dtype}, which does not travel"
+            return "" if dtype in TYPES else f"has type {dtype}, which does not travel"
         return "has a type or rank that nothing tells"
 
     def crossing(self, name: str) -> Crossing:
@@ -156,7 +150,7 @@ class Tensors:
 
     def _bytes(self, dtype: str, shape: Sequence[int | str]) -> int | None:
         sizes = [self._size(axis) for axis in shape]
-        if None in sizes or dtype not in TRAVELLING:
+        if None in sizes or dtype not in TYPES:
             return None
         return np.dtype(dtype).itemsize * math.prod(size or 0 for size in sizes)
 
