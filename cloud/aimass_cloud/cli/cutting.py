@@ -36,7 +36,7 @@ def carry_out(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from aimass_cloud.slicing.cuts import read  # noqa: PLC0415  onnx is slow to import
 
-    found = _found(args, read(Path(args.file)))
+    found = _found(args, read(Path(args.file)), _given(args))
     if args.json:
         show(msgspec.to_builtins(found), json=True)
         return 0
@@ -51,11 +51,13 @@ def _list(args: argparse.Namespace) -> int:
 def _split(args: argparse.Namespace) -> int:
     from aimass_cloud.slicing import cuts  # noqa: PLC0415  onnx is slow to import
 
-    sizes, inputs = _sizes(args), _inputs(args.inputs)
+    if args.seed < 0:
+        raise InvalidSettingError(f"--seed {args.seed}: it must be 0 or more")
+    given = _given(args)
     whole = cuts.read(Path(args.file))
-    wanted = _found(args, whole).find(args.cut)
-    parts = cuts.split(whole, wanted, sizes=sizes, inputs=inputs)
-    agreement = cuts.Reference(whole, inputs, seed=args.seed, sizes=sizes).agreement(*parts)
+    wanted = _found(args, whole, given).find(args.cut)
+    parts = cuts.split(whole, wanted, **given)
+    agreement = cuts.Reference(whole, seed=args.seed, **given).agreement(*parts)
     tolerance = cuts.tolerance_of(whole) if args.tolerance is None else args.tolerance
     cuts.demand(agreement, wanted.id, tolerance)
     files = [file for part in parts for file in part.save(Path(args.out) / f"{part.side}.onnx")]
@@ -73,16 +75,17 @@ def _split(args: argparse.Namespace) -> int:
     return 0
 
 
-def _found(args: argparse.Namespace, whole: "Whole") -> "Cuts":
+def _given(args: argparse.Namespace) -> Json:
+    """What a model is tried with."""
+    return {"sizes": _sizes(args), "inputs": _inputs(args.inputs)}
+
+
+def _found(args: argparse.Namespace, whole: "Whole", given: Json) -> "Cuts":
     from aimass_cloud.slicing.cuts import cuts_of  # noqa: PLC0415  onnx is slow to import
 
-    return cuts_of(
-        whole,
-        most_tensors=args.tensors,
-        most_cuts=args.most,
-        sizes=_sizes(args),
-        inputs=_inputs(args.inputs),
-    )
+    if min(args.tensors, args.most) < 1:
+        raise InvalidSettingError("--tensors and --most must be at least 1")
+    return cuts_of(whole, most_tensors=args.tensors, most_cuts=args.most, **given)
 
 
 def _row(cut: "Cut") -> Json:

@@ -81,6 +81,12 @@ def test_parts_are_written_with_their_error(
     [
         (["slice", "cuts", "missing.onnx"], "[model-load-failed]"),
         (["slice", "cuts", "MODEL", "--size", "sequence"], "[invalid-setting]"),
+        (["slice", "cuts", "MODEL", "--tensors", "0"], "[invalid-setting]"),
+        (["slice", "cuts", "MODEL", "--most", "-1"], "[invalid-setting]"),
+        (
+            ["slice", "split", "MODEL", "--cut", "relu_2", "--out", "x", "--seed", "-1"],
+            "[invalid-setting]",
+        ),
         (["slice", "split", "MODEL", "--cut", "nothing", "--out", "x"], "[not-found]"),
         (
             ["slice", "split", "MODEL", "--cut", "relu_2", "--out", "x", "--inputs", "MODEL"],

@@ -25,8 +25,7 @@ class Dag:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         """Take a graph whose nodes are sorted, as ONNX demands."""
-        stored = stored_names(graph)
-        given = [value.name for value in graph.input if value.name not in stored]
+        given = [value.name for value in real_inputs(graph)]
         self.nodes, self.constant = _changing(_needed(graph), set(given))
         made = [name for node in self.nodes for name in node.output if name]
         self.names = [*given, *made]
@@ -100,6 +99,15 @@ class Dag:
                 found[ancestor] |= 1 << index
         return found
 
+    @cached_property
+    def wanted_after(self) -> list[int]:
+        """For each node, the tensors that it and those that need it use."""
+        found = [0] * len(self.nodes)
+        for index, needed in enumerate(self.ancestors):
+            for ancestor in indices(needed):
+                found[ancestor] |= self.uses[index]
+        return found
+
 
 def indices(bits: int) -> Iterator[int]:
     """The members of a set."""
@@ -118,6 +126,12 @@ def stored_names(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors that a graph holds. Some are listed as inputs too: as defaults."""
     dense = {tensor.name for tensor in graph.initializer}
     return dense | {sparse.values.name for sparse in graph.sparse_initializer}
+
+
+def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that must be given: not those that are stored."""
+    stored = stored_names(graph)
+    return [value for value in graph.input if value.name not in stored]
 
 
 def _captured(graph: onnx.GraphProto) -> set[str]:

@@ -9,7 +9,7 @@ number of cuts, not the number of heads. Of several heads with one frontier the 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aimass_cloud.slicing.cuts.dag import Dag, indices
+from aimass_cloud.slicing.cuts.dag import Dag
 
 MOST_STEPS = 1_000_000
 """Decisions about single nodes: some seconds."""
@@ -66,7 +66,6 @@ def frontiers(dag: Dag, most_tensors: int, most_cuts: int, *, steps: int = MOST_
 
 def _crossings(dag: Dag, count: int, budget: _Budget) -> Iterator[int]:
     """The cuts where exactly so many tensors cross."""
-    takes = [_union(dag.uses, later) for later in dag.descendants]
     seen = {0}
     stack = [(0, 0, dag.inputs, 0)]  # head, tail, made in the head, wanted by the tail
     while stack and budget.step():
@@ -79,15 +78,10 @@ def _crossings(dag: Dag, count: int, budget: _Budget) -> Iterator[int]:
             lowest = free & -free
             index = lowest.bit_length() - 1
             stack.append((head | lowest, tail, made | dag.makes[index], wanted))
-            stack.append((head, tail | dag.descendants[index], made, wanted | takes[index]))
+            stack.append(
+                (head, tail | dag.descendants[index], made, wanted | dag.wanted_after[index])
+            )
         elif crossing.bit_count() == count and crossing not in seen:
             seen.add(crossing)
             if dag.head(crossing):
                 yield crossing
-
-
-def _union(sets: list[int], members: int) -> int:
-    found = 0
-    for index in indices(members):
-        found |= sets[index]
-    return found

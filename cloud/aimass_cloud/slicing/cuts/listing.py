@@ -118,10 +118,10 @@ def cuts_of(
     crossing = {name for one in found.crossings for name in dag.named(one)}
     tensors.look(sorted(crossing))
     refused = {name: why for name in sorted(crossing) if (why := tensors.refusal(name))}
-    given = dag.named(dag.inputs)
+    given, outputs = dag.named(dag.inputs), outputs_of(whole)
     barred, joined = dag.tensors(set(refused)), regions(dag)
     cuts = [
-        _cut(dag, one, tensors, joined=joined, outputs=outputs_of(whole))
+        _cut(dag, one, tensors, joined=joined, outputs=outputs)
         for one in found.crossings
         if not one & barred
     ]

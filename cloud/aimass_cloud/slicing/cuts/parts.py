@@ -181,24 +181,18 @@ def _check(part: Part, whole: Whole) -> None:
     Raises:
         ModelLoadFailedError: it is not valid.
     """
+    error = _fault(part.model)
+    if error is not None and _fault(whole.model) is None:
+        raise ModelLoadFailedError(f"the {part.side} is not valid: {error}") from error
+
+
+def _fault(model: onnx.ModelProto) -> Exception | None:
+    """What is wrong in structure, types or shapes; weights in other files are not opened."""
     try:
-        _validate(part.model)
+        onnx.checker.check_model(_without_weights(model), full_check=True)
     except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        if _is_sound(whole.model):
-            raise ModelLoadFailedError(f"the {part.side} is not valid: {error}") from error
-
-
-def _is_sound(model: onnx.ModelProto) -> bool:
-    try:
-        _validate(model)
-    except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
-        return False
-    return True
-
-
-def _validate(model: onnx.ModelProto) -> None:
-    """Structure, types and shapes; where weights are in other files, those files are not opened."""
-    onnx.checker.check_model(_without_weights(model), full_check=True)
+        return error
+    return None
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

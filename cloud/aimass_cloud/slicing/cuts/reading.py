@@ -5,7 +5,7 @@ model of any size fits into memory.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +58,14 @@ def read(path: Path) -> Whole:
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(str(path))
+        names = sorted({place for tensor in tensors(model) for place in _location(tensor)})
+        digest = _digest(content, [path.parent / name for name in names])
     except OSError as error:
-        raise ModelLoadFailedError(f"{path} cannot be read: {error.strerror}") from error
+        place = error.filename or path
+        raise ModelLoadFailedError(f"{place} cannot be read: {error.strerror}") from error
     except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelLoadFailedError(f"{path} is no valid ONNX model: {_line(error)}") from error
-    beside = sorted({place for tensor in tensors(model) for place in _location(tensor)})
-    digest = hashlib.sha256(content)
-    for name in beside:
-        with (path.parent / name).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return _ready(model, path.parent if beside else None, digest.hexdigest())
+    return _ready(model, path.parent if names else None, digest)
 
 
 def whole(model: onnx.ModelProto) -> Whole:
@@ -111,6 +109,14 @@ def _ready(model: onnx.ModelProto, folder: Path | None, digest: str) -> Whole:
         model = _inlined(model)
     _refuse_draws(model.graph)
     return Whole(_named(model), folder, digest)
+
+
+def _digest(content: bytes, beside: Iterable[Path]) -> str:
+    found = hashlib.sha256(content)
+    for file in beside:
+        with file.open("rb") as stream:
+            found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()
 
 
 def _check_names(model: onnx.ModelProto) -> None:

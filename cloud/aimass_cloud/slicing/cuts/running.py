@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from aimass_cloud.slicing.cuts.dag import stored_names
+from aimass_cloud.slicing.cuts.dag import real_inputs
 from aimass_cloud.slicing.cuts.files import has_files, save
 from aimass_shared.errors import ModelLoadFailedError, UncuttableModelError
 
@@ -76,12 +76,8 @@ def generated(
         UncuttableModelError: an input is of a kind that is not made here.
     """
     random = np.random.default_rng(seed)
-    stored = stored_names(model.graph)
-    return {
-        value.name: _drawn(value, random, sizes or {})
-        for value in model.graph.input
-        if value.name not in stored
-    }
+    inputs = real_inputs(model.graph)
+    return {value.name: _drawn(value, random, sizes or {}) for value in inputs}
 
 
 def _drawn(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from aimass_cloud.slicing.cuts.dag import real_inputs
 from aimass_cloud.slicing.cuts.reading import Whole
 from aimass_cloud.slicing.cuts.running import Runner, Values, generated
 from aimass_shared.activations import TYPES
@@ -49,7 +50,7 @@ class Tensors:
         """
         self._whole, self._inputs = whole, inputs
         self._types = _inferred(whole.model)
-        self._batch = _batches([_dims(value.type) for value in real_inputs(whole.model)])
+        self._batch = _batches([_dims(value.type) for value in real_inputs(whole.model.graph)])
         self._sizes = {**self._told_by(inputs or {}), **sizes}
         self._seen: dict[str, Crossing] = {}
 
@@ -72,7 +73,7 @@ class Tensors:
         """Axes of inputs, other than batches, whose size nobody told: no bytes without it."""
         axes = {
             axis
-            for value in real_inputs(self._whole.model)
+            for value in real_inputs(self._whole.model.graph)
             for axis in _dims(value.type)
             if isinstance(axis, str)
         }
@@ -110,7 +111,7 @@ class Tensors:
         """Sizes that the shapes of inputs tell, but for batches."""
         pairs = [
             pair
-            for value in real_inputs(self._whole.model)
+            for value in real_inputs(self._whole.model.graph)
             if value.name in inputs
             for pair in zip(_dims(value.type), np.shape(inputs[value.name]), strict=False)
         ]
@@ -124,7 +125,7 @@ class Tensors:
             return generated(self._whole.model, sizes=self._sizes)
         batches = {
             value.name
-            for value in real_inputs(self._whole.model)
+            for value in real_inputs(self._whole.model.graph)
             if self._batch.intersection(map(str, _dims(value.type)[:1]))
         }
         return {
@@ -164,12 +165,6 @@ def _batches(shapes: Sequence[Sequence[int | str]]) -> set[str]:
     """Names of batches: of first axes, but for those of lists, unless there are only lists."""
     wide = [shape for shape in shapes if len(shape) > 1] or [shape for shape in shapes if shape]
     return {shape[0] for shape in wide if isinstance(shape[0], str)}
-
-
-def real_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that must be given; before IR 4 stored tensors were listed too."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in stored]
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
