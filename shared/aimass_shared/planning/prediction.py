@@ -112,7 +112,7 @@ def predict(
         remaining_ms: time until the deadline.
     """
     edge_ms = costs.edge_ms * slowdown
-    up_ms = uplink_ms(costs.bytes_up, link)
+    up_ms = uplink_ms(costs, link)
     ready_ms = edge_ms + costs.queues * backlog.edge_ms
     queued_ms = np.maximum(0.0, backlog.uplink_ms - ready_ms)
     away_ms = queued_ms + up_ms + _round_trip_ms(costs.bytes_up, link) + costs.cloud_ms
@@ -128,11 +128,11 @@ def predict(
     return Prediction(edge_ms, up_ms, total_ms, spread_ms, on_time * holds)
 
 
-def uplink_ms(sent_bytes: Floats, link: Link) -> Floats:
-    """Time that some bytes take on the uplink, lost packets sent again; `NEVER_MS` is no link."""
+def uplink_ms(costs: Costs, link: Link) -> Floats:
+    """Time of each on the uplink, lost packets sent again; `NEVER_MS` where there is no link."""
     if link.bandwidth_mbit_s < LEAST_MBIT_S:
-        return np.where(sent_bytes > 0, NEVER_MS, 0.0)
-    ms = sent_bytes * (8e-3 / (link.bandwidth_mbit_s * (1.0 - link.loss)))
+        return np.where(costs.goes_up, NEVER_MS, 0.0)
+    ms = costs.bytes_up * (8e-3 / (link.bandwidth_mbit_s * (1.0 - link.loss)))
     return np.minimum(ms, NEVER_MS)
 
 

@@ -16,12 +16,15 @@ from aimass_shared.slices import WHOLE, Precision, SliceSpec
 Place = Literal["edge", "cloud", "split"]
 NO_CODEC = "none"
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+MOST = 1e9
+"""Of any time, factor or rate: products of two stay finite."""
+Positive = Annotated[float, msgspec.Meta(gt=0, le=MOST)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
+Memory = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-class Candidate(msgspec.Struct, frozen=True, order=True):
+class Candidate(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
     """One way to answer a request.
 
     Attributes:
@@ -44,7 +47,7 @@ class Candidate(msgspec.Struct, frozen=True, order=True):
         return f"{self.place} {SliceSpec(self.width, self.precision, self.cut).name}{codec}"
 
 
-class Profile(msgspec.Struct, frozen=True, kw_only=True):
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a candidate costs and loses, for one request.
 
     Attributes:
@@ -63,7 +66,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     bytes_up: Annotated[int, msgspec.Meta(ge=0)] = 0
     cloud_ms: NotNegative = 0.0
     cloud_spread: NotNegative = 0.0
-    memory_mib: NotNegative = 0.0
+    memory_mib: Memory = 0.0
     loss: Share = 0.0
 
     @property
@@ -94,7 +97,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     slowdown: Positive = 1.0
-    memory_mib: NotNegative = float("inf")
+    memory_mib: Memory = float("inf")
     precisions: tuple[Precision, ...] = ("fp32", "int8")
 
 
@@ -134,15 +137,15 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cloud_parallel: Annotated[int, msgspec.Meta(ge=1)] = 4
 
 
-class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+class Backlog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is ahead of a request.
 
     Attributes:
         edge_ms: time until the device is free. uplink_ms: time until the uplink is free.
     """
 
-    edge_ms: float = 0.0
-    uplink_ms: float = 0.0
+    edge_ms: NotNegative = 0.0
+    uplink_ms: NotNegative = 0.0
 
 
 def encode(profiles: ProfileSet) -> bytes:
@@ -159,7 +162,7 @@ def decode(raw: bytes, source: str = "the file of profiles") -> ProfileSet:
     """
     try:
         found = msgspec.json.decode(raw, type=ProfileSet)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidSettingError(
             f"{source}: {error}; docs/planning.md has the layout, and `--example` an example"
         ) from error

@@ -23,7 +23,7 @@ from aimass_shared.planning.table import beaten_by, lacks
 
 TINY = 1e-6
 TIE = 1e-3
-"""Goodputs that differ by less are the same; the cheaper one comes first."""
+"""Goodputs are compared in steps of this; within a step, the cheaper one comes first."""
 
 
 class Ranked(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,8 @@ def rank(
     """All candidates, best first, each with its reason.
 
     Candidates that the device or the accuracy budget rule out come last. Expected goodput decides;
-    where that is the same, the one that keeps edge and uplink less busy comes first.
+    where that is the same to a step of `TIE`, the one that keeps edge and uplink less busy comes
+    first.
 
     Args:
         profiles: what was measured.
@@ -88,23 +89,21 @@ def rank(
     )
     carried = share_carried(costs, found, demand)
     busy = demand.rate_per_s / 1e3
-    ranked = [
-        _entry(
+    pairs = [
+        (
             profile,
-            found.row(row),
-            busy=busy,
-            carried=float(carried[row]),
-            why=_excluded(profile, demand, device),
+            _entry(
+                profile,
+                found.row(row),
+                busy=busy,
+                carried=float(carried[row]),
+                why=_excluded(profile, demand, device),
+            ),
         )
         for row, profile in enumerate(profiles)
     ]
-    ordered = sorted(ranked, key=_order)
-    return tuple(
-        msgspec.structs.replace(one, why=_why(one, ordered[0], demand=demand, profiles=profiles))
-        if one.possible
-        else one
-        for one in ordered
-    )
+    pairs.sort(key=lambda pair: _order(pair[1]))
+    return _with_reasons(pairs, demand)
 
 
 def share_carried(costs: Costs, found: Prediction, demand: Demand) -> Floats:
@@ -172,22 +171,32 @@ def _excluded(profile: Profile, demand: Demand, device: Device) -> str:
     return ""
 
 
-def _why(one: Ranked, best: Ranked, *, demand: Demand, profiles: Sequence[Profile]) -> str:
-    if one is best:
-        return _wins(one, demand)
-    for said in (_no_link(one), _late(one, demand), _overloaded(one, demand)):
-        if said:
-            return said
-    (profile,) = (other for other in profiles if other.candidate == one.candidate)
-    better = beaten_by(profile, (other for other in profiles if other.loss <= demand.max_loss))
-    if better is not None:
-        return f"beaten in everything by {better.candidate.name}"
-    return _behind(one, best)
+def _with_reasons(pairs: Sequence[tuple[Profile, Ranked]], demand: Demand) -> tuple[Ranked, ...]:
+    """Those in their order, best first; the possible ones get their reasons."""
+    possible = [(profile, one) for profile, one in pairs if one.possible]
+    if not possible:
+        return tuple(one for _, one in pairs)
+    best, rivals = possible[0][1], [profile for profile, _ in possible]
+    fastest_ms = min(one.total_ms for _, one in possible)
+
+    def why(profile: Profile, one: Ranked) -> str:
+        if one is best:
+            return _wins(one, demand, fastest_ms)
+        lacking = _no_link(one) or _late(one, demand) or _overloaded(one, demand)
+        return lacking or _beaten(profile, rivals) or _behind(one, best)
+
+    said = [msgspec.structs.replace(one, why=why(profile, one)) for profile, one in possible]
+    return (*said, *(one for _, one in pairs[len(said) :]))
 
 
-def _wins(one: Ranked, demand: Demand) -> str:
+def _beaten(profile: Profile, possible: Sequence[Profile]) -> str:
+    better = beaten_by(profile, possible)
+    return f"beaten in everything by {better.candidate.name}" if better else ""
+
+
+def _wins(one: Ranked, demand: Demand, fastest_ms: float) -> str:
     if one.goodput < TIE:
-        return f"nothing is in time: the fastest takes {_ms(one.total_ms)}; shed, or answer stale"
+        return f"nothing is in time: the fastest takes {_ms(fastest_ms)}; shed, or answer stale"
     return (
         f"wins: done in {_ms(one.total_ms)} of {demand.deadline_ms:.0f} ms,"
         f" {_percent(one.on_time * one.carried)} in time, loses {_percent(one.loss)} of accuracy"
@@ -201,7 +210,10 @@ def _no_link(one: Ranked) -> str:
 def _late(one: Ranked, demand: Demand) -> str:
     if one.on_time >= 0.9:  # noqa: PLR2004  late for one in ten is worth a word
         return ""
-    parts = {"edge": one.edge_ms, "uplink": one.uplink_ms, "cloud": one.cloud_ms}
+    parts = {"edge": one.edge_ms}
+    if one.candidate.place != "edge":
+        parts |= {"uplink": one.uplink_ms, "cloud": one.cloud_ms}
+    parts["waiting"] = one.total_ms - sum(parts.values())  # for round trips and what is ahead
     most = max(parts, key=lambda name: parts[name])
     late = "late" if one.total_ms > demand.deadline_ms else "often late"
     return (
@@ -213,7 +225,9 @@ def _late(one: Ranked, demand: Demand) -> str:
 def _overloaded(one: Ranked, demand: Demand) -> str:
     if one.carried >= 0.98:  # noqa: PLR2004  two in a hundred turned away are worth a word
         return ""
-    where, busy = max(("edge", one.edge_busy), ("uplink", one.uplink_busy), key=lambda two: two[1])
+    cloud_busy = demand.rate_per_s / 1e3 * one.cloud_ms / demand.cloud_parallel
+    loads = {"edge": one.edge_busy, "uplink": one.uplink_busy, "cloud": cloud_busy}
+    where, busy = max(loads.items(), key=lambda load: load[1])
     return (
         f"{where} is {busy:.0%} busy at {demand.rate_per_s:g} requests/s:"
         f" takes on {_percent(one.carried)}"
@@ -223,6 +237,9 @@ def _overloaded(one: Ranked, demand: Demand) -> str:
 def _behind(one: Ranked, best: Ranked) -> str:
     if best.goodput - one.goodput < 2 * TIE:
         return f"as good, but keeps {_busier(one, best)}"
+    ours, theirs = one.on_time * one.carried, best.on_time * best.carried
+    if theirs - ours > one.loss - best.loss:
+        return f"{_percent(ours)} in time, the best {_percent(theirs)}"
     return f"loses {_percent(one.loss)} of accuracy, the best {_percent(best.loss)}"
 
 

@@ -33,6 +33,7 @@ PROFILES = (
     Profile(candidate=SPLIT, edge_ms=4.0, bytes_up=2000, cloud_ms=6.0, memory_mib=200),
 )
 WIFI = Link(bandwidth_mbit_s=20, rtt_ms=20)
+FAST = Link(bandwidth_mbit_s=1000, rtt_ms=20)
 DEMAND = Demand(deadline_ms=150)
 
 
@@ -179,3 +180,70 @@ def test_a_file_of_profiles_is_read_as_it_was_written() -> None:
 def test_a_file_that_is_none_names_its_fault(raw: bytes, said: str) -> None:
     with pytest.raises(InvalidSettingError, match=said):
         decode(raw, "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [('"edge_mss":5', "edge_mss"), ('"edge_ms":1e300', "edge_ms"), ('"bytes_up":-1', "bytes_up")],
+)
+def test_a_field_that_is_mistyped_is_not_taken_as_left_out(field: str, said: str) -> None:
+    candidate = '"candidate":{"width":1,"precision":"fp32","place":"edge"}'
+    raw = f'{{"model":"m","profiles":[{{{field},{candidate}}}]}}'.encode()
+    with pytest.raises(InvalidSettingError, match=said):
+        decode(raw)
+
+
+def test_a_file_nested_without_end_is_refused() -> None:
+    with pytest.raises(InvalidSettingError):
+        decode(b'{"x":' * 100_000)
+
+
+def test_what_waits_for_round_trips_or_others_is_late_for_that() -> None:
+    assert ranked(link=Link(bandwidth_mbit_s=20, rtt_ms=400))[AWAY].why.startswith(
+        "late: 412 ms of 150 ms, most of it waiting (400 ms)"
+    )
+    assert ranked(backlog=Backlog(edge_ms=500))[FULL].why.startswith(
+        "late: 510 ms of 150 ms, most of it waiting (500 ms)"
+    )
+
+
+def test_a_cloud_that_is_overloaded_is_what_is_named() -> None:
+    found = ranked(Demand(deadline_ms=150, rate_per_s=200, cloud_parallel=1), link=FAST)
+    assert found[AWAY].why == "cloud is 200% busy at 200 requests/s: takes on 50.0%"
+
+
+def test_the_fastest_is_named_where_nothing_is_in_time_under_load() -> None:
+    found = ranked(Demand(deadline_ms=1, rate_per_s=1), device=Device(slowdown=20), link=FAST)
+    assert next(iter(found)) == AWAY, "the least busy one"
+    assert found[AWAY].total_ms == pytest.approx(32.04)
+    assert found[AWAY].why == "nothing is in time: the fastest takes 20 ms; shed, or answer stale"
+
+
+def test_what_the_device_does_not_run_beats_nothing() -> None:
+    whole = Profile(candidate=FULL, edge_ms=10.0, loss=0.1)
+    faster = Profile(candidate=Candidate(1.0, "int8", "edge"), edge_ms=1.0, loss=0.1)
+    away = Profile(candidate=AWAY, bytes_up=5000, cloud_ms=10.0)
+    device = Device(precisions=("fp32",))
+    found = rank((faster, whole, away), DEMAND, device=device, link=WIFI)
+    why = {one.candidate: one.why for one in found}
+    assert why[FULL] == "loses 10.0% of accuracy, the best 0.0%"
+
+
+def test_what_is_in_time_less_often_says_so_and_not_that_it_loses_accuracy() -> None:
+    unsure = Profile(candidate=NARROW, edge_ms=95.0, edge_spread=0.3)
+    away = Profile(candidate=AWAY, bytes_up=5000, cloud_ms=10.0)
+    found = rank((unsure, away), DEMAND, device=Device(), link=WIFI)
+    assert found[1].candidate == NARROW
+    assert found[1].why.endswith("in time, the best 100.0%")
+
+
+def test_without_a_link_nothing_goes_up_however_small() -> None:
+    tiny = Profile(candidate=AWAY, cloud_ms=10.0)
+    found = rank((tiny,), DEMAND, device=Device(), link=Link(bandwidth_mbit_s=0))[0]
+    assert found.goodput < 1e-6
+    assert found.why.startswith("nothing is in time")
+
+
+def test_a_candidate_that_is_there_twice_is_ranked_twice() -> None:
+    assert len(rank(PROFILES[:1] * 2, DEMAND, device=Device(), link=WIFI)) == 2
+    assert rank((), DEMAND, device=Device(), link=WIFI) == ()
