@@ -4,11 +4,11 @@ A choice maximises accuracy times the probability to be in time, less what it ta
 come after, by the prices of edge and uplink (see `prices`).
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from aimass_shared.planning.corrections import Corrections
 from aimass_shared.planning.prediction import NEVER_MS, Costs, Floats, Prediction, predict
@@ -141,7 +141,7 @@ class Planner:
     def ran(self, row: int, measured_ms: float) -> None:
         """The edge part of a candidate took so long."""
         self.corrections.add(row, float(self.costs.edge_ms[row]), measured_ms=measured_ms)
-        self.costs = _with_spread(self.costs, self.corrections.spread)
+        self.costs = replace(self.costs, edge_spread=self.corrections.spread)
 
     def _predicted(self, remaining_ms: float, backlog: Backlog, now: float) -> Prediction:
         return predict(
@@ -167,8 +167,9 @@ class Planner:
         self._last = now
 
     def _asked(self, remaining_ms: float, backlog: Backlog, now: float) -> Prices:
-        """The prices now."""
-        if not self._policy.priced or not self._gaps:
+        """The prices now; none where all came at one instant, or where it is too late anyway."""
+        rate_known = self._gaps and self._gap_ms > 0
+        if not self._policy.priced or not rate_known or remaining_ms <= 0:
             return FREE
         free = self._predicted(remaining_ms, Backlog(), now)
         ahead = (backlog.edge_ms, backlog.uplink_ms)
@@ -206,7 +207,3 @@ class Planner:
             uplink_ms=expected.uplink_ms,
             prices=self._prices,
         )
-
-
-def _with_spread(costs: Costs, spread: NDArray[np.float64]) -> Costs:
-    return Costs(**{**vars(costs), "edge_spread": spread})

@@ -67,7 +67,7 @@ class UplinkEstimate:
     def arrived(
         self, sent_bytes: int, took_ms: float, *, now: float, rtt_ms: float | None = None
     ) -> None:
-        """The bytes of a sending are there.
+        """The bytes of a sending are there; one of no bytes says nothing of the bandwidth.
 
         Args:
             sent_bytes: how many.
@@ -75,7 +75,8 @@ class UplinkEstimate:
             now: when that became known.
             rtt_ms: what an answer took beside that, if it is known.
         """
-        self._learn(8e-3 * sent_bytes / max(took_ms, 1e-3))
+        if sent_bytes > 0:
+            self._learn(8e-3 * sent_bytes / max(took_ms, 1e-3))
         if rtt_ms is not None:
             self._rtt_ms += RTT_GAIN * (rtt_ms - self._rtt_ms)
         self._seen_at = now
@@ -136,6 +137,6 @@ class UplinkEstimate:
             return self._bandwidth
         sent_bytes, since = self._sending
         elapsed_ms = (now - since) * 1e3
-        if elapsed_ms <= 0:
+        if elapsed_ms <= 0 or sent_bytes <= 0:
             return self._bandwidth
         return max(LEAST_MBIT_S, min(self._bandwidth, 8e-3 * sent_bytes / elapsed_ms))

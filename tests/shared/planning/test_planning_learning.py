@@ -103,3 +103,12 @@ def test_a_quiet_link_is_probed_and_small_when_it_is_slow() -> None:
 
 def test_without_probing_nothing_is_ever_due() -> None:
     assert UplinkEstimate(Link(bandwidth_mbit_s=8), 0.0).probe_due(1e6) == 0
+
+
+def test_a_sending_of_nothing_says_nothing_of_the_bandwidth() -> None:
+    uplink = UplinkEstimate(Link(bandwidth_mbit_s=8), 0.0)
+    uplink.started(0, 0.0)
+    assert uplink.link(1.0).bandwidth_mbit_s == 8
+    uplink.drained()
+    uplink.arrived(0, 1.0, now=1.0)
+    assert (uplink.link(1.0).bandwidth_mbit_s, uplink.link(1.0).age_s) == (8, 0)

@@ -127,3 +127,17 @@ def test_a_long_queue_gives_less_and_never_nothing() -> None:
     assert given[1] == 19
     assert given == sorted(given, reverse=True)
     assert given[-1] > 0
+
+
+def test_a_burst_at_one_instant_tells_no_rate() -> None:
+    one = planner()
+    one.choose(150, Backlog(), 0.0)
+    second = one.choose(150, Backlog(edge_ms=50), 0.0)
+    assert (second.candidate, second.prices) == (FULL, FREE)
+
+
+@pytest.mark.parametrize("remaining_ms", [0.0, -20.0])
+def test_what_comes_too_late_is_shed(remaining_ms: float) -> None:
+    one = planner()
+    one.choose(150, Backlog(), 0.0)
+    assert one.choose(remaining_ms, Backlog(edge_ms=5), 0.1).why == "shed"
