@@ -55,7 +55,7 @@ def lacks(profile: Profile, device: Device) -> str | None:
 
 
 def pareto(profiles: Iterable[Profile]) -> list[Profile]:
-    """Those that no other one equals or beats in all costs; of equals, the first."""
+    """Those that no other one equals or beats in everything; of equals, the first."""
     kept: list[Profile] = []
     for one in sorted(profiles, key=lambda one: (_costs(one), one.candidate)):
         if not any(_beats(other, one) for other in kept):
@@ -74,7 +74,10 @@ def _beats(one: Profile, other: Profile) -> bool:
 
 
 def _costs(profile: Profile) -> tuple[float, ...]:
+    """What a candidate takes; waiting for the edge, and for the link, is a cost beside the time."""
     return (
+        float(profile.candidate.place != "cloud"),
+        float(profile.candidate.place != "edge"),
         profile.loss,
         profile.edge_ms,
         float(profile.bytes_up),

@@ -74,3 +74,11 @@ def test_foreign_bytes_are_refused() -> None:
         decode(b" " * (1 << 17))
     with pytest.raises(MalformedMessageError, match="schema 9"):
         decode(encode(PlanTable(model="m", profiles=(), schema=9)))
+
+
+def test_what_waits_for_nobody_here_is_not_beaten_by_what_does() -> None:
+    away = Profile(candidate=Candidate(1.0, "fp32", "cloud"), edge_ms=1, bytes_up=9, cloud_ms=9)
+    here = Profile(candidate=Candidate(1.0, "fp32", "edge"), edge_ms=1)
+    half = Profile(candidate=Candidate(1.0, "fp32", "split", "c1"), edge_ms=1, bytes_up=9)
+    assert pareto([away, here]) == [away, here]
+    assert pareto([half, here]) == [here]
