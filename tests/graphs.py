@@ -1,6 +1,7 @@
 """ONNX graphs of the kinds that people bring: made here, small, with weights from a fixed seed."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,7 @@ branches (float[batch, 4] x) => (float[batch, 4] y)
   y = Sigmoid (z)
 }
 """
+"""If, whose branches take values from around them."""
 LOOP = """
 <ir_version: 8, opset_import: ["" : 17]>
 steps (float[batch, 4] x) => (float[batch, 4] y)
@@ -292,6 +294,7 @@ steps (float[batch, 4] x) => (float[batch, 4] y)
   y = Sub (end, rate)
 }
 """
+"""Loop, whose body takes a value from around it."""
 SCAN = """
 <ir_version: 8, opset_import: ["" : 17]>
 sums (float[5, batch] x) => (float[5, batch] y, float[batch] last)
@@ -307,6 +310,7 @@ sums (float[5, batch] x) => (float[5, batch] y, float[batch] last)
   y = Sqrt (sums)
 }
 """
+"""Scan with a state, rows, and a captured value."""
 FUNCTIONS = """
 <ir_version: 8, opset_import: ["" : 17, "plant" : 1]>
 called (float[batch, 4] x) => (float[batch, 4] y)
@@ -323,6 +327,7 @@ Swish (a) => (b)
   b = Mul (a, s)
 }
 """
+"""A function of the model's own, called twice."""
 SEQUENCE = """
 <ir_version: 8, opset_import: ["" : 17]>
 listed (float[batch, 4] x) => (float[batch, 8] y)
@@ -334,31 +339,7 @@ listed (float[batch, 4] x) => (float[batch, 8] y)
   y = Sqrt (joined)
 }
 """
-
-
-def branches() -> onnx.ModelProto:
-    """If, whose branches take values from around them."""
-    return parser.parse_model(BRANCHES)
-
-
-def loop() -> onnx.ModelProto:
-    """Loop, whose body takes a value from around it."""
-    return parser.parse_model(LOOP)
-
-
-def scan() -> onnx.ModelProto:
-    """Scan with a state, rows, and a captured value."""
-    return parser.parse_model(SCAN)
-
-
-def functions() -> onnx.ModelProto:
-    """A function of the model's own, called twice."""
-    return parser.parse_model(FUNCTIONS)
-
-
-def sequence() -> onnx.ModelProto:
-    """A list of tensors on the way."""
-    return parser.parse_model(SEQUENCE)
+"""A list of tensors on the way."""
 
 
 def old() -> onnx.ModelProto:
@@ -395,10 +376,10 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "picked rows": picked,
     "quantized": quantized,
     "half precision": half,
-    "if": branches,
-    "loop": loop,
-    "scan": scan,
-    "functions": functions,
-    "sequence": sequence,
+    "if": partial(parser.parse_model, BRANCHES),
+    "loop": partial(parser.parse_model, LOOP),
+    "scan": partial(parser.parse_model, SCAN),
+    "functions": partial(parser.parse_model, FUNCTIONS),
+    "sequence": partial(parser.parse_model, SEQUENCE),
     "opset 7, IR 3": old,
 }

@@ -90,7 +90,7 @@ def test_what_no_input_changes_and_no_output_needs_is_not_cut() -> None:
 
 
 def test_a_value_that_a_branch_takes_from_around_it_is_an_input_of_the_node() -> None:
-    dag = Dag(graphs.branches().graph)
+    dag = Dag(graphs.GRAPHS["if"]().graph)
     (branch,) = [index for index, node in enumerate(dag.nodes) if node.op_type == "If"]
     assert dag.named(dag.uses[branch]) == ["h", "g", "high"]
 

@@ -198,7 +198,7 @@ def test_weights_over_the_limit_of_a_file_go_beside_it(tmp_path: Path) -> None:
 
 
 def test_lists_of_tensors_do_not_cross_and_are_named() -> None:
-    cuts = cuts_of(whole(graphs.sequence()))
+    cuts = cuts_of(whole(graphs.GRAPHS["sequence"]()))
     assert cuts.refused == ("tensor 'both' is a sequence, which does not travel",)
     assert not any("both" in cut.names for cut in cuts.cuts)
 
