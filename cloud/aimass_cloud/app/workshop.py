@@ -275,9 +275,7 @@ class Workshop:
         )
 
     def _keep_moments(self, run: str, moments: SitesMoments) -> None:
-        path = self._data / "moments" / f"{run}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, packed_moments(moments))
+        write_whole(self._data / "moments" / f"{run}.npz", packed_moments(moments))
 
     def _moments(self, run: str) -> Moments:
         path = self._data / "moments" / f"{check_segment(run, 'run')}.npz"

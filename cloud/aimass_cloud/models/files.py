@@ -12,13 +12,16 @@ from aimass_shared.errors import StorageError, StorageFullError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename over it: readers see the old file or the new one.
+    """Write beside the file (mode 0600), then rename over it: readers see the old file or the new.
+
+    Its folder is made if need be.
 
     Raises:
         StorageFullError: the disk is full; what was there is as before.
         StorageError: the disk refuses otherwise; what was there is as before.
     """
     with refused(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:

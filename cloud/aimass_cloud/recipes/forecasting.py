@@ -100,7 +100,12 @@ def _mean(errors: Tensor) -> float:
 
 
 def _gain(before: Tensor, after: Tensor) -> float:
-    """The mean share of its error that a stretch of windows in order of time loses, if proven."""
+    """The mean share of its error that a stretch of windows in order of time loses, if proven.
+
+    Where nothing was measured, nothing is proven.
+    """
+    if not len(after):
+        return 0.0
     was, now = (_stretches(errors) for errors in (before, after))
     gains = 1 - now / was.clamp(min=1e-12)
     doubt = DOUBT * gains.std() / len(gains) ** 0.5 if len(gains) > 1 else 0.0

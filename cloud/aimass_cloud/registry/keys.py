@@ -17,7 +17,7 @@ from securesystemslib.signer import (
     CryptoSigner,
 )
 
-from aimass_cloud.registry.disk import write_whole
+from aimass_cloud.models.files import write_whole
 from aimass_shared.errors import StateCorruptError
 
 

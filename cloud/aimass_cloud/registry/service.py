@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import select
 
-from aimass_cloud.registry.disk import write_whole
+from aimass_cloud.models.files import write_whole
 from aimass_cloud.registry.tuf import TufRepository
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ModelRow, ReleaseRow

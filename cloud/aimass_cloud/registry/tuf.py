@@ -29,7 +29,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 
 from aimass_cloud.config import TrustSettings
-from aimass_cloud.registry.disk import write_whole
+from aimass_cloud.models.files import write_whole
 from aimass_cloud.registry.keys import SigningKeys
 from aimass_shared.errors import ConflictError, NotFoundError, StateCorruptError
 from aimass_shared.trust import (

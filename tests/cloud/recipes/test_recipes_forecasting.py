@@ -75,6 +75,16 @@ def test_a_correction_that_one_stretch_speaks_for_is_not_trusted() -> None:
     assert gains_in(8) == "network, no graph"
 
 
+def test_where_nothing_was_measured_the_linear_forecast_ships() -> None:
+    target = torch.full((12, 2, 3), torch.nan)
+
+    def forecast(share: Tensor, loudness: Tensor) -> Tensor:
+        return torch.ones(12, 2, 3) * share + 0.0 * loudness.sum()
+
+    found = choices(forecast, target, relations=(), sensors=[Sensor("s", "", "a")] * 3)
+    assert chosen(found).name == LINEAR
+
+
 def test_a_band_reaches_as_far_as_held_back_values_lie_out() -> None:
     random = torch.Generator().manual_seed(7)
     target = torch.randn(4000, 2, 3, generator=random) * torch.tensor([1.0, 5.0, 5.0])

@@ -12,7 +12,8 @@ import pytest
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
-from aimass_cloud.registry import SigningKeys, TufRepository, disk
+from aimass_cloud.models import files
+from aimass_cloud.registry import SigningKeys, TufRepository
 from aimass_cloud.registry import keys as keys_module
 from aimass_cloud.registry import tuf as tuf_module
 from aimass_shared.errors import (
@@ -131,7 +132,7 @@ def test_crash_at_any_write_of_a_start_or_release(
     open_tuf: OpenTuf, monkeypatch: pytest.MonkeyPatch, survives: int
 ) -> None:
     left = survives
-    real = disk.write_whole
+    real = files.write_whole
 
     def write(path: Path, data: bytes) -> None:
         nonlocal left
