@@ -9,7 +9,6 @@ is reported, and what runs keeps running.
 """
 
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import anyio
 import msgspec
 
 from aimass_edge.config import UpdateSettings
+from aimass_edge.durable import replace_durably
 from aimass_edge.update.slots import Installed
 from aimass_shared.errors import AimassError, LinkError, ModelError, ModelLoadFailedError
 from aimass_shared.messages import Desired, Reported, ReportedState
@@ -268,16 +268,6 @@ def _read(path: Path) -> Reported:
 def _keep(path: Path, reported: Reported) -> None:
     """Write it down; a full disk costs no more than hearing an old wish again."""
     try:
-        _write(path, reported)
+        replace_durably(path, msgspec.json.encode(reported))
     except OSError as error:
         log.warning("%s cannot be written: %s", path, error)
-
-
-def _write(path: Path, reported: Reported) -> None:
-    """Replace the file whole."""
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(msgspec.json.encode(reported))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

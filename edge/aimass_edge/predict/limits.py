@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from aimass_edge.durable import replace_durably
 from aimass_shared.errors import TrainingFailedError
 from aimass_shared.manifest import Manifest
 from aimass_shared.monitoring import LONGEST, RootSums, limit
@@ -96,9 +97,7 @@ class Calibration:
         """Replace the file; what cannot be kept is calibrated again after a restart."""
         if self._file is None:
             return
-        beside = self._file.with_suffix(".new")
         try:
-            beside.write_bytes(msgspec.json.encode(found))
-            beside.replace(self._file)
+            replace_durably(self._file, msgspec.json.encode(found))
         except OSError as error:
             log.warning("the limit of this site is not kept: %s", error)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from aimass_edge.config import EdgeSettings
+from aimass_edge.durable import replace_durably
 from aimass_edge.history import Segment
 from aimass_edge.predict.site_fit import (
     MIN_ROWS,
@@ -27,7 +28,6 @@ from aimass_edge.predict.site_fit import (
     check_normal,
     fitted,
     read,
-    replace_durably,
     write,
 )
 from aimass_edge.predict.telemetry import Judged, ModelInput, blamed
@@ -227,9 +227,8 @@ class SiteWatch:
         if self._found is None or rule is None:
             return None
         monitor = self._found.monitor
-        newest = taken.rows[-(monitor.lead + 1) :]
         with np.errstate(over="ignore", invalid="ignore"):
-            (each,) = monitor.explained(newest)
+            (each,) = monitor.explained(taken.newest(monitor.lead + 1))
         score = float(each.sum())
         if not np.isfinite(score):
             return None

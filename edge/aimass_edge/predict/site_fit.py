@@ -6,7 +6,6 @@ of another fleet or number of rows it is none, and neither is a damaged file.
     site_monitor.bin    "<crc32> " and an update (`aimass_shared.updates`): VAR and limits
 """
 
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from aimass_edge.durable import replace_durably
 from aimass_edge.history import Segment
 from aimass_shared.errors import BadUpdateError, TrainingFailedError
 from aimass_shared.fleet import Fleet
@@ -167,22 +167,3 @@ def _shapes(sensors: int, lags: int) -> dict[str, tuple[int, ...]]:
     row = (sensors,)
     sizes = (row, row, row, (lags * sensors, sensors), (sensors, sensors))
     return {**dict(zip(ARRAYS, sizes, strict=True)), "levels": (len(CHARTS),)}
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace a file in one step that survives a power cut.
-
-    Raises:
-        OSError: the disk refuses; what was there is as before.
-    """
-    beside = path.with_suffix(".new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

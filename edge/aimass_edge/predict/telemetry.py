@@ -43,10 +43,10 @@ class ModelInput(msgspec.Struct, frozen=True, eq=False):
     values: Floats
     mask: Floats
 
-    @property
-    def rows(self) -> NDArray[np.float64]:
-        """The window `[W, S]`, not a number where nothing was measured."""
-        return np.where(self.mask > 0, self.values, np.nan).astype(np.float64)
+    def newest(self, rows: int) -> NDArray[np.float64]:
+        """The last rows of the window `[rows, S]`, not a number where nothing was measured."""
+        known = self.mask[-rows:] > 0
+        return np.where(known, self.values[-rows:], np.nan).astype(np.float64)
 
 
 class AlarmState:

@@ -287,7 +287,7 @@ async def test_a_full_disk_ends_no_loop(
         await until(lambda: device.told[-1:] == [(1, "applied", "")])
         with monkeypatch.context() as patch:
             patch.setattr(Fs, "write", full)
-            patch.setattr(module, "_write", full)
+            patch.setattr(module, "replace_durably", full)
             await predict(device, 3)
             device.want(2, "r1")
             await until(lambda: device.told[-1:] == [(2, "applied", "")])
