@@ -44,13 +44,12 @@ class Options:
     """What could be in time, one entry for a request and a plan: columns of the program.
 
     Attributes:
-        request, row: which. quality: what it is worth.
+        request: which. quality: what it is worth.
         edge_ms: work of the edge, to be done within `edge_from` and `edge_to` (s).
         up_bytes: to be sent within `up_from` and `up_to` (s).
     """
 
     request: Ints
-    row: Ints
     quality: Floats
     edge_ms: Floats
     edge_from: Floats
@@ -101,7 +100,6 @@ def options(world: World) -> Options:
     queues = costs.queues[row]
     return Options(
         request=request,
-        row=row,
         quality=costs.quality[row],
         edge_ms=world.edge_ms[possible] * queues,
         edge_from=arrival[possible],

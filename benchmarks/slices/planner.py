@@ -5,14 +5,13 @@ was told and whose times vary; at some points over real sockets with a shaped li
 predicted latency is compared with the one that was seen; and the time of one decision.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from aimass_shared.planning import Backlog, Demand, Device, Link, Planner, PlanTable, Profile, rank
@@ -86,12 +85,7 @@ class Case:
 
 
 def _slower(profile: Profile, factor: float) -> Profile:
-    return Profile(
-        **{
-            **{name: getattr(profile, name) for name in profile.__struct_fields__},
-            "edge_ms": profile.edge_ms * factor,
-        }
-    )
+    return msgspec.structs.replace(profile, edge_ms=profile.edge_ms * factor)
 
 
 def cases(profiles: tuple[Profile, ...]) -> Iterator[Case]:
@@ -174,22 +168,19 @@ def socket_errors(profiles: tuple[Profile, ...], *, points: int, requests: int) 
     chosen = [grid[at] for at in np.linspace(0, len(grid) - 1, points).astype(int)]
     errors: list[float] = []
     for case in chosen:
-        expected = predicted([_slower(p, t) for p, t in _true(case)], case.link)
+        really = [_slower(p, float(t)) for p, t in zip(case.profiles, case.true, strict=True)]
+        expected = predicted(really, case.link)
         for row in np.flatnonzero((expected >= 2.0) & (expected <= 1000.0)):  # noqa: PLR2004
             seen = _seen(case, int(row), float(expected[row]), requests)
             errors.append(float(expected[row]) / seen - 1.0)
     return np.array(errors)
 
 
-def _true(case: Case) -> list[tuple[Profile, float]]:
-    return [(one, float(t)) for one, t in zip(case.profiles, case.true, strict=True)]
-
-
 def _seen(case: Case, row: int, expected_ms: float, requests: int) -> float:
     """Median latency over sockets, spaced so that no request waits for another."""
     world = case.world(0.0, seed=3, requests=requests)
-    spaced = np.arange(requests) * (1.5 * expected_ms + 20.0) / 1e3
-    slow = World(**{**vars(world), "arrivals_s": spaced, "deadline_ms": 1.5 * expected_ms + 100.0})
+    spaced = np.arange(requests, dtype=np.float64) * (1.5 * expected_ms + 20.0) / 1e3
+    slow = replace(world, arrivals_s=spaced, deadline_ms=1.5 * expected_ms + 100.0)
     return float(np.median(replayed(slow, Static(row, drops_late=False)).latency_ms))
 
 
@@ -232,17 +223,3 @@ def measure(quick: bool) -> list[Row]:  # noqa: FBT001  as every benchmark here
         took = decision_ms(profiles)
         rows.append(at_most(Row(f"planner {name}", "ours", "ms a decision", took), DECISION_MS))
     return rows
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print each kind of figure as it comes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.slices.planner")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args(argv)
-    for row in measure(arguments.quick):
-        print(row)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

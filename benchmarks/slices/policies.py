@@ -1,6 +1,6 @@
 """Who competes: static plans, what was published, our planner, and our planner without a part."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -50,7 +50,7 @@ class Static:
 class Planned:
     """Our planner over some of the rows."""
 
-    rows: Sequence[int]
+    rows: list[int]
     planner: Planner
     replans: bool = True
     drops_late: bool = True
@@ -63,12 +63,11 @@ class Planned:
     def again(self, job: Job, remaining_ms: float, now: float) -> Pick:
         if not self.replans:
             return Pick(job.row, job.edge_ms)
-        row = list(self.rows).index(job.row)
-        choice = self.planner.again(row, remaining_ms, now)
+        choice = self.planner.again(self.rows.index(job.row), remaining_ms, now)
         return self._pick(choice.row, choice.edge_ms)
 
     def ran(self, row: int, took_ms: float) -> None:
-        self.planner.ran(list(self.rows).index(row), took_ms)
+        self.planner.ran(self.rows.index(row), took_ms)
 
     def sending(self, sent_bytes: int, now: float) -> None:
         self.planner.uplink.started(sent_bytes, now)

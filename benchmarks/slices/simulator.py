@@ -16,7 +16,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aimass_shared.planning import Backlog
 from benchmarks.slices.world import World
 
 TICK_S = 0.05
@@ -82,8 +81,17 @@ class Outcome:
 
     latency_ms: NDArray[np.float64]
     quality: NDArray[np.float64]
-    rows: NDArray[np.int64]
     sent_bytes: int = 0
+
+    @classmethod
+    def nothing_yet(cls, requests: int) -> "Outcome":
+        """Of a run that begins."""
+        return cls(np.full(requests, np.inf), np.zeros(requests))
+
+    def answered(self, number: int, latency_ms: float, quality: float) -> None:
+        """A request has its answer."""
+        self.latency_ms[number] = latency_ms
+        self.quality[number] = quality
 
     def goodput(self, deadline_ms: float) -> float:
         """Mean of quality times in time."""
@@ -110,7 +118,7 @@ class Simulation:
         """Let all requests come and all work end."""
         n = len(self.world.arrivals_s)
         self._costs = self.world.costs
-        self._outcome = Outcome(np.full(n, np.inf), np.zeros(n), np.full(n, SHED))
+        self._outcome = Outcome.nothing_yet(n)
         self._cloud = [0.0] * self.world.cloud_parallel
         for number, at in enumerate(self.world.arrivals_s.tolist()):
             self._at(at, partial(self._arrives, number))
@@ -168,12 +176,9 @@ class Simulation:
                     continue
             self._running = (job, now)
             took = self.world.edge_ms[job.number, job.row]
-            self._at(now + took / 1e3, partial(self._ran, float(took)))
+            self._at(now + took / 1e3, partial(self._ran, job, float(took)))
 
-    def _ran(self, took_ms: float, now: float) -> None:
-        job, _ = self._running or (None, now)
-        if job is None:
-            return
+    def _ran(self, job: Job, took_ms: float, now: float) -> None:
         self._running = None
         self.policy.ran(job.row, took_ms)
         if self._costs.goes_up[job.row]:
@@ -233,12 +238,5 @@ class Simulation:
         self._at(done + self.world.rtt_ms / 2e3, lambda then: self._answered(job, then))
 
     def _answered(self, job: Job, now: float) -> None:
-        number = job.number
-        self._outcome.latency_ms[number] = (now - self.world.arrivals_s[number]) * 1e3
-        self._outcome.quality[number] = self._costs.quality[job.row]
-        self._outcome.rows[number] = job.row
-
-
-def backlog(queues: Queues, uplink_ms: float, now: float) -> Backlog:
-    """What is ahead, as the planner takes it."""
-    return Backlog(edge_ms=queues.edge_backlog_ms(now), uplink_ms=uplink_ms)
+        latency_ms = (now - self.world.arrivals_s[job.number]) * 1e3
+        self._outcome.answered(job.number, latency_ms, self._costs.quality[job.row])

@@ -49,14 +49,25 @@ class Clock:
 
 @dataclass(eq=False)
 class Tasks:
-    """Background work that is ended with the run."""
+    """Background work that is ended with the run; what failed of it fails the run."""
 
     running: set["asyncio.Task[None]"] = field(default_factory=set)
+    failed: list[BaseException] = field(default_factory=list)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed.append(error)
+
+    def check(self) -> None:
+        """Raise what the first that failed raised."""
+        if self.failed:
+            raise self.failed[0]
 
     def end(self) -> None:
         for task in self.running:
@@ -149,9 +160,8 @@ class Device:
     waiting_bytes: int = 0
 
     def __post_init__(self) -> None:
-        count = len(self.world.arrivals_s)
         self.costs = self.world.costs
-        self.outcome = Outcome(np.full(count, np.inf), np.zeros(count), np.full(count, SHED))
+        self.outcome = Outcome.nothing_yet(len(self.world.arrivals_s))
         self._edge: deque[Job] = deque()
         self._up: deque[Job] = deque()
         self._running: tuple[Job, float] | None = None
@@ -169,10 +179,12 @@ class Device:
             await self.clock.until(at)
             self._arrives(number, at)
         end = self.clock.now() + 2 * self.world.deadline_ms / 1e3
-        while (  # noqa: ASYNC110  answers come one by one
+        while (  # answers come one by one
             self.clock.now() < end and np.isinf(self.outcome.latency_ms).any()
         ):
+            self.tasks.check()
             await asyncio.sleep(TICK_S)
+        self.tasks.check()
         return self.outcome
 
     def close(self) -> None:
@@ -277,10 +289,8 @@ class Device:
             await asyncio.sleep(TICK_S)
 
     def _answered(self, job: Job) -> None:
-        at = self.world.arrivals_s[job.number]
-        self.outcome.latency_ms[job.number] = (self.clock.now() - at) * 1e3
-        self.outcome.quality[job.number] = self.costs.quality[job.row]
-        self.outcome.rows[job.number] = job.row
+        latency_ms = (self.clock.now() - self.world.arrivals_s[job.number]) * 1e3
+        self.outcome.answered(job.number, latency_ms, self.costs.quality[job.row])
 
 
 async def _run(world: World, policy: Policy) -> Outcome:

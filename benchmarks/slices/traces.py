@@ -5,6 +5,7 @@ Profiles are replayed from `profiles/*.json`; seeds give arrivals, link and serv
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,11 @@ class Results:
     bounds: dict[Key, float] = field(default_factory=dict)
     figures: dict[str, dict[Key, Figures]] = field(default_factory=dict)
 
+    @property
+    def rates(self) -> list[float]:
+        """Those that were run, lowest first."""
+        return sorted({rate for rate, _ in self.bounds})
+
     def goodput(self, who: str) -> dict[Key, float]:
         """By run."""
         if who == BOUND:
@@ -115,7 +121,7 @@ def results(workload: str, profiles: Sequence[Profile], runs: Runs) -> Results:
             found.bounds[rate, seed] = bound(world)
             for who, outcome in _outcomes(world, brief=runs.brief):
                 found.figures.setdefault(who, {})[rate, seed] = figures(world, outcome)
-    found.figures[STATIC] = _hindsight(found, runs.rates)
+    found.figures[STATIC] = _hindsight(found)
     return found
 
 
@@ -127,11 +133,11 @@ def _outcomes(world: World, *, brief: bool) -> Iterator[tuple[str, Outcome]]:
         yield who, Simulation(world, policy).run()
 
 
-def _hindsight(found: Results, rates: Sequence[float]) -> dict[Key, Figures]:
+def _hindsight(found: Results) -> dict[Key, Figures]:
     """For each rate, the static plan whose mean over the seeds turned out best."""
     plans = [who for who in found.figures if who not in ADAPTIVE]
     chosen: dict[Key, Figures] = {}
-    for rate in rates:
+    for rate in found.rates:
         best = max(plans, key=lambda who: found.mean(who, rate))
         chosen |= {key: one for key, one in found.figures[best].items() if key[0] == rate}
     return chosen
@@ -144,8 +150,8 @@ def judged(found: Results) -> list[Row]:
     rows = [Row(name, BOUND, "goodput", found.mean(BOUND))]
     rows += [Row(name, who, "goodput", found.mean(who)) for who in shown]
     of_bound = found.mean(OURS) / found.mean(BOUND)
-    worst = min(found.mean(OURS, rate) / found.mean(BOUND, rate) for rate in RATES)
-    lost = (1 - found.mean(OURS)) / (1 - found.mean(STATIC))
+    worst = min(found.mean(OURS, rate) / found.mean(BOUND, rate) for rate in found.rates)
+    lost = _ratio(1 - found.mean(OURS), 1 - found.mean(STATIC))
     spread = float(np.std(found.by_seed(OURS)))
     return [
         *rows,
@@ -154,6 +160,13 @@ def judged(found: Results) -> list[Row]:
         Row(name, OURS, "share of the bound, worst rate", worst),
         at_most(Row(name, OURS, "loss / best static's loss", lost), OF_STATIC_LOSS),
     ]
+
+
+def _ratio(lost: float, rival_lost: float) -> float:
+    """One loss as a multiple of another one; `inf` where only the other one is nothing."""
+    if rival_lost > 0:
+        return lost / rival_lost
+    return math.inf if lost > 0 else 0.0
 
 
 def measure(quick: bool) -> list[Row]:  # noqa: FBT001  as every benchmark here
@@ -169,8 +182,8 @@ def table(found: Results) -> str:
     """Markdown: everybody, best first; plans that never change without those far behind."""
     floor = found.mean(STATIC) / 2
     names = [who for who in found.figures if who in ADAPTIVE or found.mean(who) >= floor]
-    head = ("goodput", "between seeds", f"at {RATES[-1]:g}/s", "missed %", "p50 ms", "p99 ms")
-    spread, last = np.std(found.by_seed(BOUND)), found.mean(BOUND, RATES[-1])
+    head = ("goodput", "between seeds", f"at {found.rates[-1]:g}/s", "missed %", "p50 ms", "p99 ms")
+    spread, last = np.std(found.by_seed(BOUND)), found.mean(BOUND, found.rates[-1])
     lines = [
         f"| {found.workload} | {' | '.join(head)} | bytes |",
         "|---|---|---|---|---|---|---|---|",
@@ -181,14 +194,14 @@ def table(found: Results) -> str:
 
 
 def _line(found: Results, who: str) -> str:
-    runs = found.figures[who].values()
+    runs, last = found.figures[who].values(), found.rates[-1]
     mean = {
         name: float(np.mean([getattr(one, name) for one in runs]))
         for name in ("missed", "p50_ms", "p99_ms", "sent_bytes")
     }
     return (
         f"| {who} | {found.mean(who):.4f} | {np.std(found.by_seed(who)):.4f} |"
-        f" {found.mean(who, RATES[-1]):.4f} | {100 * mean['missed']:.2f} | {mean['p50_ms']:.0f} |"
+        f" {found.mean(who, last):.4f} | {100 * mean['missed']:.2f} | {mean['p50_ms']:.0f} |"
         f" {mean['p99_ms']:.0f} | {mean['sent_bytes']:.0f} |"
     )
 
@@ -199,7 +212,9 @@ def in_real_time(
     """Some policies over real sockets, beside the simulation of the same world."""
     world = drawn(profiles, rate_per_s=rate, seconds=seconds, seed=0)
     plans = {who: plan for who, plan in statics(world) if plan.drops_late}
-    best = max(plans, key=lambda who: Simulation(world, plans[who]).run().goodput(150.0))
+    best = max(
+        plans, key=lambda who: Simulation(world, plans[who]).run().goodput(world.deadline_ms)
+    )
 
     def never_changes(_world: World) -> Static:
         return Static(plans[best].row, drops_late=True)

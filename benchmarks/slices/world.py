@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 STATES_MBIT_S: Final = (0.0, 0.5, 4.0, 20.0, 60.0)
 """Of the uplink: 0 is a dead spell."""
 DWELL_S: Final = 4.0
+SLOWDOWN: Final = 10.0
 UNEVEN: Final = 0.1
 """How unevenly the device is slower: deviation of the logarithm between candidates."""
 
@@ -75,7 +76,7 @@ class World:
     deadline_ms: float = 150.0
     rtt_ms: float = 30.0
     cloud_parallel: int = 4
-    slowdown: float = 10.0
+    slowdown: float = SLOWDOWN
 
     @property
     def costs(self) -> Costs:
@@ -83,14 +84,7 @@ class World:
         return Costs.of(self.profiles)
 
 
-def drawn(
-    profiles: Sequence[Profile],
-    *,
-    rate_per_s: float,
-    seconds: float,
-    seed: int,
-    slowdown: float = 10.0,
-) -> World:
+def drawn(profiles: Sequence[Profile], *, rate_per_s: float, seconds: float, seed: int) -> World:
     """A run: Poisson arrivals, a Markov uplink, log-normal service times."""
     random = np.random.default_rng((seed, round(rate_per_s * 1000)))
     count = int(random.poisson(rate_per_s * seconds))
@@ -101,10 +95,9 @@ def drawn(
     return World(
         profiles=tuple(profiles),
         arrivals_s=arrivals,
-        edge_ms=costs.edge_ms * slowdown * uneven * np.exp(costs.edge_spread * here),
+        edge_ms=costs.edge_ms * SLOWDOWN * uneven * np.exp(costs.edge_spread * here),
         cloud_ms=costs.cloud_ms * np.exp(costs.cloud_spread * there),
         uplink=_markov(np.random.default_rng(seed), seconds),
-        slowdown=slowdown,
     )
 
 
