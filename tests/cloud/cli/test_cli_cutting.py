@@ -11,6 +11,7 @@ from tests import graphs
 
 from aimass_cloud.cli import main
 from aimass_cloud.cli.arguments import parsed
+from aimass_cloud.slicing.cuts import MOST_CUTS, MOST_TENSORS
 
 
 @pytest.fixture
@@ -109,6 +110,11 @@ def test_what_goes_wrong_has_a_code_and_leaves_no_files(
     assert shown.count("\n") == 1
     assert not (Path(resnet).parent / "x").exists()
     assert not Path("x").exists()
+
+
+def test_limits_that_nobody_gives_are_those_of_the_library() -> None:
+    args = parsed(["slice", "cuts", "model.onnx"])
+    assert (args.tensors, args.most) == (MOST_TENSORS, MOST_CUTS)
 
 
 def test_a_model_may_still_be_sliced_by_its_id() -> None:
