@@ -127,11 +127,13 @@ def _array(tensor: WireTensor, chunk: memoryview | None) -> Tensor:
             f" {MAX_RANK} dimensions, none negative"
         )
     dtype = dtype_of(tensor.datatype)
-    if chunk is not None:
-        return _from_bytes(tensor, dtype, chunk)
-    if not memoryview(tensor.data):
-        raise BadTensorError(f"tensor `{tensor.name}` has neither data nor binary_data_size")
-    return _from_json(tensor, dtype)
+    found = _from_json(tensor, dtype) if chunk is None else _from_bytes(tensor, dtype, chunk)
+    try:
+        return found.reshape(tensor.shape)
+    except ValueError as error:  # numpy limits axes even where another one is 0
+        raise BadTensorError(
+            f"tensor `{tensor.name}`: shape {list(tensor.shape)} is too large"
+        ) from error
 
 
 def _from_bytes(tensor: WireTensor, dtype: np.dtype[np.generic], chunk: memoryview) -> Tensor:
@@ -140,7 +142,7 @@ def _from_bytes(tensor: WireTensor, dtype: np.dtype[np.generic], chunk: memoryvi
     if dtype == TEXT:
         _check_whole(tensor, chunk)
         count = math.prod(tensor.shape)
-        return texts.unpacked(tensor.name, count, chunk).reshape(tensor.shape)
+        return texts.unpacked(tensor.name, count, chunk)
     expected = math.prod(tensor.shape) * dtype.itemsize
     claimed = tensor.parameters["binary_data_size"]
     if not expected == claimed == len(chunk):
@@ -150,8 +152,8 @@ def _from_bytes(tensor: WireTensor, dtype: np.dtype[np.generic], chunk: memoryvi
         )
     if dtype.kind == "b":  # any other byte than 0 and 1 would be neither true nor false to numpy
         truth: Tensor = np.frombuffer(chunk, np.uint8) != 0
-        return truth.reshape(tensor.shape)
-    array = np.frombuffer(chunk, dtype).reshape(tensor.shape)
+        return truth
+    array = np.frombuffer(chunk, dtype)
     return array if array.flags.aligned else array.copy()  # runtimes want aligned memory
 
 
@@ -165,6 +167,8 @@ def _check_whole(tensor: WireTensor, chunk: memoryview) -> None:
 
 def _from_json(tensor: WireTensor, dtype: np.dtype[np.generic]) -> Tensor:
     raw = memoryview(tensor.data)
+    if not raw:
+        raise BadTensorError(f"tensor `{tensor.name}` has neither data nor binary_data_size")
     depth = _depth(raw)
     if depth not in {1, len(tensor.shape)}:
         raise BadTensorError(
@@ -177,7 +181,7 @@ def _from_json(tensor: WireTensor, dtype: np.dtype[np.generic]) -> Tensor:
             f"tensor `{tensor.name}`: shape {list(tensor.shape)} does not fit data of shape"
             f" {list(array.shape)}"
         )
-    return array.reshape(tensor.shape)
+    return array
 
 
 def _parsed(

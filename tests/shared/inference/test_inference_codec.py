@@ -187,6 +187,7 @@ def test_integers_are_numbers_too() -> None:
         ({"shape": [-1]}, r"shape \[-1\] must have at most 8 dimensions, none negative"),
         ({"shape": [1] * 9}, "must have at most 8 dimensions"),
         ({"shape": [2**32, 2**32]}, "does not fit data"),
+        ({"shape": [2**31, 0, 2**31], "data": []}, "is too large"),
         ({"data": [1, "2"]}, "Expected `float`, got `str`"),
         ({"data": [1, True]}, "Expected `float`, got `bool`"),
         ({"data": [1, None]}, "Expected `float`, got `null`"),
