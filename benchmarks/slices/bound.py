@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog  # type: ignore[import-untyped]
 from scipy.sparse import coo_array, vstack  # type: ignore[import-untyped]
 
+from aimass_shared.errors import AimassError
 from benchmarks.slices.world import Floats, World
 
 LENGTHS = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0)
@@ -60,7 +61,11 @@ class Options:
 
 
 def bound(world: World) -> float:
-    """The largest goodput that any policy can have in a world."""
+    """The largest goodput that any policy can have in a world.
+
+    Raises:
+        AimassError: the solver found none.
+    """
     columns = options(world)
     if not len(columns.request):
         return 0.0
@@ -79,7 +84,7 @@ def bound(world: World) -> float:
         method="highs",
     )
     if solved.status != 0:
-        raise RuntimeError(f"the bound was not found: {solved.message}")
+        raise AimassError(f"the bound was not found: {solved.message}")
     return float(-solved.fun / len(world.arrivals_s))
 
 

@@ -35,11 +35,6 @@ class Corrections:
         self.slowdown = np.full(len(spread), first_slowdown)
         self.spread = np.sqrt(self._variance)
 
-    @property
-    def device_slowdown(self) -> float:
-        """The factor that all candidates share."""
-        return math.exp(self._shared)
-
     def add(self, row: int, expected_ms: float, *, measured_ms: float) -> None:
         """Take in one run of the edge part of a candidate.
 

@@ -12,22 +12,19 @@ MAX_TABLE_BYTES = 1 << 16
 
 
 class PlanTable(msgspec.Struct, frozen=True, kw_only=True):
-    """Candidates of one model for one class of devices, none of which another one beats.
+    """Candidates of one model for devices of one kind, none of which another one beats.
 
     Attributes:
-        model: its name. board: the class of devices, "" for any.
+        model: its name.
         profiles: dominated ones left out, fastest here first.
     """
 
     model: str
     profiles: tuple[Profile, ...]
-    board: str = ""
     schema: int = SCHEMA
 
 
-def tabled(
-    model: str, profiles: Sequence[Profile], device: Device, *, board: str = ""
-) -> PlanTable:
+def tabled(model: str, profiles: Sequence[Profile], device: Device) -> PlanTable:
     """The table for a device: what it can hold and execute, dominated candidates left out.
 
     Raises:
@@ -40,7 +37,7 @@ def tabled(
             f"no candidate of {model} fits: {least.candidate.name} {lacks(least, device)}"
         )
     kept = sorted(pareto(possible), key=lambda one: (one.edge_ms, one.candidate.name))
-    return PlanTable(model=model, profiles=tuple(kept), board=board)
+    return PlanTable(model=model, profiles=tuple(kept))
 
 
 def lacks(profile: Profile, device: Device) -> str | None:

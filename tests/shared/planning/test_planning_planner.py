@@ -92,7 +92,7 @@ def test_at_its_turn_a_request_gets_its_slice_or_a_faster_one() -> None:
 def test_a_slower_device_is_learnt_from_what_ran() -> None:
     one = planner()
     one.ran(2, 50.0)
-    assert one.corrections.device_slowdown == pytest.approx(10)
+    assert one.corrections.slowdown == pytest.approx([10] * 4)
     assert one.choose(150, Backlog(), 0.0).candidate == QUARTER
 
 

@@ -49,7 +49,7 @@ def test_what_is_kept_is_not_beaten_and_what_is_not_kept_is(
 def test_a_table_is_read_as_it_was_written(
     drawn: list[tuple[float, int, float, float, float]],
 ) -> None:
-    table = tabled("m", profiles(drawn), Device(memory_mib=1e9), board="board")
+    table = tabled("m", profiles(drawn), Device(memory_mib=1e9))
     assert decode(encode(table)) == table
 
 
