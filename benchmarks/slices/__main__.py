@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", nargs="*", help="benchmarks (all)", metavar="NAME")
-    parser.add_argument("--quick", action="store_true", help="fewer graphs, in less time")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in less time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
     parser.add_argument("--list", action="store_true", help="say which there are")
     return parser

@@ -34,7 +34,7 @@ LINK = re.compile(
     r"(?P<mbit>\d+(\.\d+)?)mbit,(?P<rtt>\d+(\.\d+)?)ms(,(?P<loss>\d+(\.\d+)?)%)?", re.IGNORECASE
 )
 INCHES, DOTS_PER_INCH = (9.0, 0.45), 120
-PARTS = ("edge", "uplink", "round trip", "cloud")
+PARTS = ("edge", "uplink", "cloud", "waiting and round trip")
 EXAMPLE = Path(__file__).with_name("example_profiles.json")
 
 
@@ -48,20 +48,21 @@ def carry_out(args: argparse.Namespace) -> int:
         StorageError: a file cannot be written.
     """
     if args.example:
-        sys.stdout.write(EXAMPLE.read_text())
+        sys.stdout.write(EXAMPLE.read_text("utf-8"))
         return 0
     if not args.profiles:
         raise InvalidSettingError("--profiles FILE is needed; --example prints one")
     found = decode(_read(args.profiles), args.profiles)
     device, demand, link = _device(args), _demand(args), _link(args.link)
-    backlog = Backlog(edge_ms=args.edge_queue_ms, uplink_ms=args.uplink_queue_ms)
+    queued = {"edge_ms": args.edge_queue_ms, "uplink_ms": args.uplink_queue_ms}
+    backlog = _checked(queued, Backlog)
     ranked = rank(found.profiles, demand, device=device, link=link, backlog=backlog)
     if args.table:
         content = tables.encode(tabled(found.model, found.profiles, device))
         write_whole(Path(args.table), content)
         _tell(f"{args.table}: {len(content)} bytes")
     if args.png:
-        write_whole(Path(args.png), _picture(ranked, demand, link))
+        write_whole(Path(args.png), _picture(ranked, demand))
         _tell(args.png)
     _answer(found, ranked, args)
     return 0
@@ -134,7 +135,7 @@ def _read(file: str) -> bytes:
         raise InvalidSettingError(f"--profiles {file}: {error.strerror}") from error
 
 
-def _picture(ranked: Sequence[Ranked], demand: Demand, link: Link) -> bytes:
+def _picture(ranked: Sequence[Ranked], demand: Demand) -> bytes:
     """PNG: the parts of each plan's time beside the deadline, best on top.
 
     Raises:
@@ -150,30 +151,25 @@ def _picture(ranked: Sequence[Ranked], demand: Demand, link: Link) -> bytes:
     figure = Figure((INCHES[0], 1.5 + INCHES[1] * len(shown)), DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     names = [f"{one.candidate.name}  {_goodput(one)}" for one in shown]
-    left = [0.0] * len(shown)
-    for part, lengths in zip(PARTS, _lengths(shown, demand, link), strict=True):
+    left, wide = [0.0] * len(shown), 2.0 * demand.deadline_ms
+    for part, lengths in zip(PARTS, _lengths(shown, wide), strict=True):
         axes.barh(names, lengths, left=left, label=part)
         left = [start + length for start, length in zip(left, lengths, strict=True)]
     axes.axvline(demand.deadline_ms, color="black", linestyle=":", label="deadline")
     axes.set(xlabel="ms of one request", title="plans and their expected goodput, best on top")
-    axes.set_xlim(0.0, 2.0 * demand.deadline_ms)
+    axes.set_xlim(0.0, wide)
     axes.legend(loc="lower right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _lengths(
-    shown: Sequence[Ranked], demand: Demand, link: Link
-) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Each part of each plan, ms; what takes longer than the picture is wide ends at its edge."""
-    wide = 2.0 * demand.deadline_ms
-    return (
-        [min(one.edge_ms, wide) for one in shown],
-        [min(one.uplink_ms, wide) for one in shown],
-        [link.rtt_ms if one.bytes_up else 0.0 for one in shown],
-        [one.cloud_ms for one in shown],
-    )
+def _lengths(shown: Sequence[Ranked], wide: float) -> list[list[float]]:
+    """Each part of each plan, ms, together its whole time; what is too long ends at `wide`."""
+    own = [[one.edge_ms, one.uplink_ms, one.cloud_ms] for one in shown]
+    rest = [one.total_ms - sum(parts) for one, parts in zip(shown, own, strict=True)]
+    columns = zip(*([*parts, left] for parts, left in zip(own, rest, strict=True)), strict=True)
+    return [[min(max(length, 0.0), wide) for length in column] for column in columns]
 
 
 def _tell(line: str) -> None:

@@ -72,6 +72,8 @@ def test_a_picture_and_the_table_of_a_device_are_written(profiles: Path, tmp_pat
         (("--deadline-ms", "0"), "deadline_ms"),
         (("--precision", "fp8"), "precisions"),
         (("--memory-mib", "-1"), "memory_mib"),
+        (("--edge-queue-ms=nan",), "edge_ms"),
+        (("--uplink-queue-ms=-10",), "uplink_ms"),
     ],
 )
 def test_what_is_typed_wrong_is_named(
