@@ -16,7 +16,7 @@ SCHEMA = 2
 MAX_MANIFEST_BYTES = 1 << 20
 BYTES = "BYTES"
 TaskKind = Literal["forecast", "classify", "match", "rank"]
-Role = Literal["model", "train", "selftest", "vocabulary", "fleet"]
+Role = Literal["model", "train", "selftest", "vocabulary", "fleet", "tail", "plans"]
 SensorKind: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
 
 
@@ -120,7 +120,13 @@ class Contract(msgspec.Struct, frozen=True):
 
 
 class FileRef(msgspec.Struct, frozen=True):
-    """A file by content. `role` says what it is for; "fleet" is `aimass_shared.fleet`'s."""
+    """A file by content.
+
+    Attributes:
+        role: what it is for. "model" is what a device loads: of a cut slice that is the head, whose
+            "tail" only the coordinator loads. "fleet" is `aimass_shared.fleet`'s, "plans" a
+            `aimass_shared.planning.ProfileSet`.
+    """
 
     role: Role
     name: str
@@ -134,12 +140,14 @@ class SliceArtifact(msgspec.Struct, frozen=True):
     Attributes:
         files: role and path of each file, where it was made.
         tolerance: largest relative error (see `aimass_edge.update.selftest`) of the self-test.
+        codec: of a cut slice, how what crosses is packed (`aimass_shared.activations`).
     """
 
     spec: SliceSpec
     cost: SliceCost
     files: tuple[tuple[Role, str], ...]
     tolerance: float
+    codec: str = ""
 
 
 class SliceEntry(msgspec.Struct, frozen=True):
@@ -147,12 +155,19 @@ class SliceEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         tolerance: largest relative error (see `aimass_edge.update.selftest`) of the self-test.
+        codec: of a cut slice, how what crosses is packed (`aimass_shared.activations`).
     """
 
     spec: SliceSpec
     cost: SliceCost
     files: tuple[FileRef, ...]
     tolerance: float
+    codec: str = ""
+
+    @property
+    def carried(self) -> tuple[FileRef, ...]:
+        """What a device fetches: all but the tail."""
+        return tuple(ref for ref in self.files if ref.role != "tail")
 
     def has(self, role: Role) -> bool:
         """Whether it has a file with a role."""

@@ -11,8 +11,11 @@ import msgspec
 
 from aimass_shared.errors import UnfitReleaseError
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int8-trt", "int8-dyn"]
+"""Number formats. int8 has two artifacts, since no runtime runs the other's well: `int8` for ONNX
+Runtime on processors, `int8-trt` for TensorRT. `int8-dyn` finds its ranges while it runs."""
 WHOLE = "whole"
+BUILDS, REFUSED = "builds", "refused"
 
 
 class SliceSpec(msgspec.Struct, frozen=True, order=True):
@@ -38,12 +41,14 @@ class SliceCost(msgspec.Struct, frozen=True):
         reference_ms: fastest of many runs over one window on one core of the coordinator.
         val_error: error on held-back data in the recipe's own measure, smaller is better: squared
             standard deviations, share of wrong labels, 1 - correlation, 1 - NDCG.
+        tensorrt: "builds", or "refused (operator: reason)"; "" where nobody tried.
     """
 
     model_bytes: int
     memory_mib: float
     reference_ms: float
     val_error: float
+    tensorrt: str = ""
 
 
 class Board(msgspec.Struct, frozen=True):
@@ -55,6 +60,7 @@ class Board(msgspec.Struct, frozen=True):
         cpu_time_factor: how many times longer than the reference one window takes here.
         window_budget_ms: time that one window may take, so that the device keeps up.
         precisions: number formats that its runtime executes well, best first.
+        tensorrt: whether TensorRT runs its models: what TensorRT refuses is not for it.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Board(msgspec.Struct, frozen=True):
     cpu_time_factor: float
     window_budget_ms: float
     precisions: tuple[Precision, ...] = ("int8", "fp32")
+    tensorrt: bool = False
 
     def predicted_ms(self, cost: SliceCost) -> float:
         """Time of one window on this board, from the reference measurement."""
@@ -73,7 +80,8 @@ def choose(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> SliceSpec:
 
     The widest of those that keep within the board's time for a window, in the format it likes
     best. Memory is a hard limit; time is not: a board that is too slow for every slice gets the
-    fastest one and hands off what is too much.
+    fastest one and hands off what is too much. The head of a cut answers nothing by itself, so it
+    is never chosen.
 
     Args:
         board: what the device offers.
@@ -82,9 +90,10 @@ def choose(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> SliceSpec:
     Raises:
         UnfitReleaseError: no slice fits its memory and formats; the detail names the smallest.
     """
-    possible = {spec: cost for spec, cost in offers.items() if fits(board, spec, cost)}
+    whole = {spec: cost for spec, cost in offers.items() if spec.cut == WHOLE}
+    possible = {spec: cost for spec, cost in whole.items() if fits(board, spec, cost)}
     if not possible:
-        raise UnfitReleaseError(_too_much(board, offers))
+        raise UnfitReleaseError(_too_much(board, whole))
     timely = [spec for spec, cost in possible.items() if is_timely(board, cost)]
     if timely:
         return max(timely, key=lambda spec: (spec.width, -board.precisions.index(spec.precision)))
@@ -92,17 +101,22 @@ def choose(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> SliceSpec:
 
 
 def _too_much(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> str:
+    if not offers:
+        return f"the release has no whole slice, which {board.name} needs"
     smallest = min(offers, key=lambda spec: (offers[spec].memory_mib, spec))
     return (
         f"no slice fits {board.name}: the smallest, {smallest.name}, needs"
         f" {offers[smallest].memory_mib:.0f} MiB; the board gives {board.memory_mib:.0f} MiB"
-        f" and runs {', '.join(board.precisions)}"
+        f" and runs {', '.join(board.precisions)}{', what TensorRT builds' * board.tensorrt}"
     )
 
 
 def fits(board: Board, spec: SliceSpec, cost: SliceCost) -> bool:
-    """Whether a board can run a slice at all: its memory, and the number formats it executes."""
-    return spec.precision in board.precisions and cost.memory_mib <= board.memory_mib
+    """Whether a board can run a slice at all: its memory, number formats and runtime."""
+    refused = board.tensorrt and cost.tensorrt.startswith(REFUSED)
+    return (
+        spec.precision in board.precisions and cost.memory_mib <= board.memory_mib and not refused
+    )
 
 
 def is_timely(board: Board, cost: SliceCost) -> bool:

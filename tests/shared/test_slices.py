@@ -81,3 +81,24 @@ def test_what_is_chosen_fits_and_nothing_wider_that_is_timely_fits(
         if fits(board, spec, one) and is_timely(board, one) and spec.width > chosen.width
     ]
     assert better == []
+
+
+def test_a_head_is_never_chosen_since_it_answers_nothing_by_itself() -> None:
+    head = SliceSpec(1.0, "int8", cut="cut-relu-1")
+    wide = Board("wide", memory_mib=100, cpu_time_factor=1, window_budget_ms=2.0)
+    whole = SliceSpec(0.5, "int8")
+    assert choose(wide, {head: cost(1, 0.1), whole: cost(50, 0.4)}) == whole
+    with pytest.raises(UnfitReleaseError, match="no whole slice"):
+        choose(wide, {head: cost(1, 0.1)})
+
+
+def test_what_tensorrt_refuses_is_not_for_boards_whose_models_it_runs() -> None:
+    refused = SliceCost(1000, 60, 0.1, 1.0, tensorrt="refused (ScatterND: reduction)")
+    built = SliceCost(1000, 50, 0.1, 1.0, tensorrt="builds")
+    offers = {SliceSpec(1.0, "fp32"): refused, SliceSpec(0.5, "fp32"): built}
+    plain = Board("plain", 100, 1, 2.0)
+    orin = Board("orin", 100, 1, 2.0, tensorrt=True)
+    assert choose(plain, offers) == SliceSpec(1.0, "fp32")
+    assert choose(orin, offers) == SliceSpec(0.5, "fp32")
+    with pytest.raises(UnfitReleaseError, match="TensorRT"):
+        choose(orin, {SliceSpec(1.0, "fp32"): refused})

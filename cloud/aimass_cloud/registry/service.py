@@ -214,6 +214,7 @@ class Registry:
             cost=artifact.cost,
             files=tuple(self._keep_file(role, Path(path)) for role, path in artifact.files),
             tolerance=artifact.tolerance,
+            codec=artifact.codec,
         )
 
     def _keep_file(self, role: Role, path: Path) -> FileRef:

@@ -43,6 +43,7 @@ FILE_NAMES: Mapping[Role, str] = {
     "selftest": "selftest.npz",
     "vocabulary": VOCABULARY_FILE,
     "fleet": fleet.FILE,
+    "plans": "plans.json",
 }
 CHUNK_BYTES = 1 << 20
 CRC_DIGITS = 8
@@ -243,7 +244,7 @@ class Slots:
         if bundle.digest != digest:
             raise BadDigestError(f"the documents in {directory} are damaged")
         ref, manifest, entry = bundle.read()
-        for file in entry.files:
+        for file in entry.carried:
             verify_blob(_chunks(directory / FILE_NAMES[file.role]), file)
         return Installed(digest, ref, manifest, entry, directory, trial)
 

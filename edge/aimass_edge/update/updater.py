@@ -146,11 +146,11 @@ class Updater:
 
     async def _download(self, link: Link, entry: SliceEntry) -> dict[Role, Path]:
         downloads = Downloads(link, self._slots.incoming, self._slots.fs)
-        await anyio.to_thread.run_sync(downloads.keep_only, entry.files)
+        await anyio.to_thread.run_sync(downloads.keep_only, entry.carried)
         end = anyio.current_time() + self._settings.download_deadline_s
         return {
             ref.role: await downloads.fetch(ref, deadline_s=end - anyio.current_time())
-            for ref in entry.files
+            for ref in entry.carried
         }
 
     async def _prove(self, install: Installed) -> None:
