@@ -4,7 +4,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from aimass_shared.errors import MalformedMessageError, UnfitReleaseError
+from aimass_shared.errors import (
+    InvalidSettingError,
+    MalformedMessageError,
+    UnfitReleaseError,
+)
 from aimass_shared.planning.profiles import Device, Profile
 
 SCHEMA = 1
@@ -84,8 +88,18 @@ def _costs(profile: Profile) -> tuple[float, ...]:
 
 
 def encode(table: PlanTable) -> bytes:
-    """JSON of a table, always the same for the same table."""
-    return msgspec.json.encode(table, order="sorted")
+    """JSON of a table, always the same for the same table.
+
+    Raises:
+        InvalidSettingError: it is larger than devices take.
+    """
+    raw = msgspec.json.encode(table, order="sorted")
+    if len(raw) > MAX_TABLE_BYTES:
+        raise InvalidSettingError(
+            f"the table of {len(table.profiles)} plans has {len(raw)} bytes, the limit is"
+            f" {MAX_TABLE_BYTES}: measure fewer candidates"
+        )
+    return raw
 
 
 def decode(raw: bytes) -> PlanTable:

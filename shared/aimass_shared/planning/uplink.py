@@ -59,6 +59,7 @@ class UplinkEstimate:
         """A sending begins."""
         self._sending = (sent_bytes, now)
         self._tried_at = now
+        self._stuck = False  # asked: until the answer is there, asking again says nothing more
 
     def drained(self) -> None:
         """The last byte of the sending has left; another may start before `arrived` tells more."""

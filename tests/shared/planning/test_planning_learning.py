@@ -99,6 +99,10 @@ def test_a_quiet_link_is_probed_and_small_when_it_is_slow() -> None:
     assert uplink.probe_due(at + 0.4) == Probing().least_bytes, (
         "what was stuck is asked again at once"
     )
+    uplink.started(512, at + 0.4)
+    uplink.drained()
+    assert uplink.probe_due(at + 0.5) == 0, "but once: the answer is on its way"
+    assert uplink.probe_due(at + 1.0) > 0
 
 
 def test_without_probing_nothing_is_ever_due() -> None:

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aimass_shared.errors import MalformedMessageError, UnfitReleaseError
+from aimass_shared.errors import (
+    InvalidSettingError,
+    MalformedMessageError,
+    UnfitReleaseError,
+)
 from aimass_shared.planning import Candidate, Device, PlanTable, Profile, pareto, tabled
 from aimass_shared.planning.table import decode, encode
 
@@ -58,6 +62,12 @@ def test_forty_plans_are_a_few_kilobytes() -> None:
     table = tabled("m", profiles(drawn), Device())
     assert len(table.profiles) == 40
     assert len(encode(table)) < 10_000
+
+
+def test_a_table_that_no_device_takes_is_not_written() -> None:
+    drawn = [(float(number), 400 - number, 1.5, 0.01, 30.0) for number in range(400)]
+    with pytest.raises(InvalidSettingError, match=r"400 plans has \d+ bytes, the limit is 65536"):
+        encode(tabled("m", profiles(drawn), Device()))
 
 
 def test_a_device_gets_only_what_it_can_hold() -> None:
