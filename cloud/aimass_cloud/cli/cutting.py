@@ -77,7 +77,7 @@ def _split(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace) -> Json:
     """What a model is tried with."""
-    return {"sizes": _sizes(args), "inputs": _inputs(args.inputs)}
+    return {"sizes": sizes_of(args), "inputs": _inputs(args.inputs)}
 
 
 def _found(args: argparse.Namespace, whole: "Whole", given: Json) -> "Cuts":
@@ -111,7 +111,7 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _sizes(args: argparse.Namespace) -> dict[str, int]:
+def sizes_of(args: argparse.Namespace) -> dict[str, int]:
     """Sizes of axes.
 
     Raises:

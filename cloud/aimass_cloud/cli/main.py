@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aimass_cloud.admin import Admin
-from aimass_cloud.cli import cutting, planning
+from aimass_cloud.cli import checking, cutting, planning
 from aimass_cloud.cli.arguments import parsed
 from aimass_cloud.cli.commands import COLUMNS, COMMANDS
 from aimass_cloud.cli.learning import learn
@@ -24,7 +24,11 @@ INTERRUPTED = 130
 DEFAULT_URL = "http://127.0.0.1:8080"
 CALLER = {"AIMASS_URL", "AIMASS_KEY"}
 """Variables of whoever calls the API; `serve` may be started from the same shell."""
-FILES = {**dict.fromkeys(cutting.CALLS, cutting.carry_out), planning.CALL: planning.carry_out}
+FILES = {
+    **dict.fromkeys(cutting.CALLS, cutting.carry_out),
+    planning.CALL: planning.carry_out,
+    checking.CALL: checking.carry_out,
+}
 """Commands about files of this machine, which need no coordinator."""
 
 

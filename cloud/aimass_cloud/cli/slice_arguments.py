@@ -3,7 +3,7 @@
 import argparse
 from typing import Protocol
 
-SLICE_VERBS = ("cuts", "split", "plan")
+SLICE_VERBS = ("cuts", "split", "plan", "check")
 """Second words of `aimass slice`; with any other it is about a model of the coordinator."""
 
 CUTS = """\
@@ -20,6 +20,14 @@ examples:
   aimass slice split model.onnx --cut cut-relu_2-6d3f0b1a --out parts/
   aimass slice split model.onnx --cut mask,hidden --out parts/        by names of what crosses
   aimass slice split model.onnx --cut CUT --out parts/ --inputs samples.npz --json
+"""
+
+CHECK = """\
+Builds an engine for any size of a batch, without a GPU, for the architectures that it names.
+
+examples:
+  aimass slice check model.onnx                     builds, or refused (operator: reason)
+  aimass slice check yolo.onnx --size height=640 --size width=640 --json
 """
 
 PLAN = """\
@@ -54,7 +62,17 @@ def add_slice_verbs(add: _Add) -> None:
     split.add_argument("--out", required=True, metavar="DIRECTORY", help="where the parts go")
     split.add_argument("--seed", type=int, default=0, help="of the normal numbers (0)")
     split.add_argument("--tolerance", type=float, help="of the outputs (1e-5; 4e-3 in half)")
+    _add_check(add("slice check", about="Whether TensorRT builds an ONNX file.", examples=CHECK))
     _add_plan(add("slice plan", about="Rank plans for a device and a link.", examples=PLAN))
+
+
+def _add_check(check: argparse.ArgumentParser) -> None:
+    check.add_argument("file", help="ONNX file; weights in files beside it are found")
+    check.add_argument("--batch", type=int, default=64, help="largest, where it may be any (64)")
+    check.add_argument("--size", action="append", metavar="NAME=N", help="size of another axis")
+    check.add_argument("--deadline-s", type=float, default=120.0, help="to build it in (120)")
+    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    check.set_defaults(call="slice-check")
 
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
