@@ -151,6 +151,11 @@ class Capacity:
         """Predicted time until the worker is free for new work."""
         return sum(self._left_ms(ticket, now) for ticket in self._open.values())
 
+    def running_s(self, now: float) -> float:
+        """How long the run that is under way has taken; 0 where none is."""
+        began = [one.started for one in self._open.values() if one.started is not None]
+        return now - min(began) if began else 0.0
+
     def _left_ms(self, ticket: Ticket, now: float) -> float:
         whole = self.times.ms(ticket.name, ticket.windows, now)
         if ticket.started is None:

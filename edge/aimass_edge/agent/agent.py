@@ -9,22 +9,23 @@ What each part does is written in its own module; here is only who talks to whom
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from aimass_edge.agent import fleet
 from aimass_edge.agent.desired import DesiredState
 from aimass_edge.agent.fleet import FleetLink
+from aimass_edge.agent.running import Running
+from aimass_edge.agent.supervision import Manager, manager_of
 from aimass_edge.agent.telemetry import Parts, Telemetry
 from aimass_edge.api import Api
 from aimass_edge.bus import Bus, BusOptions, Will
@@ -39,17 +40,12 @@ from aimass_edge.federated import (
 )
 from aimass_edge.handoff import Handoff
 from aimass_edge.history import History
-from aimass_edge.ingest import Ingest, IngestCounters, source_address
+from aimass_edge.ingest import Ingest, source_address
 from aimass_edge.outbox import Outbox
 from aimass_edge.predict import (
     Calibrations,
-    Drift,
-    Explanation,
     Predictor,
-    SiteLimit,
     SiteMonitors,
-    SiteStatus,
-    Status,
 )
 from aimass_edge.update.fetch import Origin
 from aimass_edge.update.slots import Installed, Slots
@@ -57,7 +53,6 @@ from aimass_edge.update.updater import Updater
 from aimass_shared import topics
 from aimass_shared.claims import claimed
 from aimass_shared.errors import InvalidSettingError
-from aimass_shared.messages import AgentStats, Reported
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +68,7 @@ def run(settings: EdgeSettings) -> int:
         ConflictError, PortInUseError, InvalidSettingError: see `Agent.run`.
     """
     identity = Identity.load(Path(settings.data_dir))
-    asyncio.run(_until_signal(Agent(settings, identity)))
+    asyncio.run(_until_signal(Agent(settings, identity, manager_of(os.environ))))
     return 0
 
 
@@ -117,87 +112,15 @@ class Runner:
         return self._predictor.counts.model_failures
 
 
-class AgentStatus(msgspec.Struct, frozen=True):
-    """What `GET /status` and `aimass-edge status` show.
-
-    Attributes:
-        reported: as the cloud was told.
-        dropped: messages of both brokers that were over the limit of their connection, or came
-            faster than they could be read.
-        limit: of this site, where `monitor.calibration_windows` asks for one and there is one.
-        monitor: of this site, where `monitor.site_rows` asks for one.
-        explanation: every sensor's part in the score of the newest window.
-        drift: how far each sensor has drifted (see `aimass_shared.drift`).
-    """
-
-    device: str
-    site: str
-    cloud_connected: bool
-    plant_connected: bool
-    dropped: int
-    reported: Reported
-    stats: AgentStats
-    serving: Status
-    telemetry: IngestCounters
-    limit: SiteLimit | None
-    monitor: SiteStatus | None
-    explanation: Explanation | None
-    drift: dict[str, Drift]
-
-
-@dataclass(frozen=True, eq=False)
-class _Running:
-    """The parts of a running agent."""
-
-    predictor: Predictor
-    outbox: Outbox
-    ingest: Ingest
-    bus: Bus
-    plant: Bus
-    link: FleetLink
-    wishes: DesiredState
-    telemetry: Telemetry
-
-    def status(self, identity: Identity) -> AgentStatus:
-        """What people see of a running agent."""
-        return AgentStatus(
-            device=identity.device,
-            site=identity.site,
-            cloud_connected=self.bus.connected,
-            plant_connected=self.plant.connected,
-            dropped=self._dropped,
-            reported=self.wishes.reported,
-            stats=self.stats(),
-            serving=self.predictor.status(),
-            telemetry=self.ingest.counters,
-            limit=self.predictor.site_limit(),
-            monitor=self.predictor.site_monitor(),
-            explanation=self.predictor.explanation(),
-            drift=self.predictor.drift(),
-        )
-
-    @property
-    def _dropped(self) -> int:
-        return self.bus.dropped + self.plant.dropped
-
-    def stats(self) -> AgentStats:
-        """What the heartbeat carries."""
-        rejected = self.link.rejected_messages + self.ingest.counters.rejected + self._dropped
-        return msgspec.structs.replace(
-            self.predictor.stats(),
-            rows=self.telemetry.rows,
-            alarms=self.telemetry.alarms,
-            rejected_messages=rejected,
-            outbox_pending=self.outbox.pending(),
-        )
-
-
 class Agent:
     """One device's agent. Nothing happens before `run`."""
 
-    def __init__(self, settings: EdgeSettings, identity: Identity) -> None:
+    def __init__(
+        self, settings: EdgeSettings, identity: Identity, manager: Manager | None = None
+    ) -> None:
         self._settings = settings
         self._identity = identity
+        self._manager = manager
         self._data = Path(settings.data_dir)
         self._verify: ssl.SSLContext | bool = True
         self._ca = ""
@@ -240,12 +163,24 @@ class Agent:
                 tasks.start_soon(parts.telemetry.run)
                 sys.stderr.write(f"aimass-edge {device} runs\n")
                 try:
-                    await anyio.sleep_forever()
+                    await self._supervised(parts)
                 finally:
                     with anyio.move_on_after(GOODBYE_S, shield=True):
                         await parts.link.leave()
 
-    async def _compose(self, stack: AsyncExitStack) -> _Running:
+    async def _supervised(self, parts: Running) -> None:
+        """Work until cancelled, and keep a service manager informed, if there is one."""
+        if self._manager is None:
+            await anyio.sleep_forever()
+            return
+        self._manager.say(READY="1", STATUS=f"device {self._identity.device}")
+        try:
+            await self._manager.watch(parts.overdue)
+            await anyio.sleep_forever()
+        finally:
+            self._manager.say(STOPPING="1")
+
+    async def _compose(self, stack: AsyncExitStack) -> Running:
         """Open every part; the stack ends them in the reverse order."""
         settings, enter = self._settings, stack.enter_async_context
         history = await enter(self._history())
@@ -285,7 +220,7 @@ class Agent:
         await enter(bus)
         plant, ingest = await self._ingest(stack)
         path = Parts(source=ingest, history=history, predictor=predictor, outbox=outbox)
-        running = _Running(
+        running = Running(
             predictor=predictor,
             outbox=outbox,
             ingest=ingest,

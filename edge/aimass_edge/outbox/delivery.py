@@ -67,6 +67,7 @@ class Outbox:
         self._cursors: dict[str, Cursor] = {}
         self._waiting: deque[_Waiting] = deque()
         self._committing = 0
+        self._began: float | None = None
         self._batch_bytes = MAX_BATCH_BYTES
         self._acked: dict[str, int] = {}
         self._next_id = 1
@@ -116,6 +117,10 @@ class Outbox:
     def pending(self) -> int:
         """Rows that the cloud has not acknowledged."""
         return self._table.count + self._committing + len(self._waiting)
+
+    def committing_s(self) -> float:
+        """How long the commit that is under way has taken; 0 where none is."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
     async def put(self, stream: str, body: bytes) -> int:
         """Add a row of JSON; returns its id when it is on the disk.
@@ -239,7 +244,7 @@ class Outbox:
         self._todo.clear()
         group, self._waiting = self._waiting, deque()
         acked, self._acked = self._acked, {}
-        self._committing = len(group)
+        self._committing, self._began = len(group), time.monotonic()
         try:
             dropped = await self._in_thread(lambda: self._store(group, acked))
         except sqlite3.OperationalError as error:
@@ -250,7 +255,7 @@ class Outbox:
         else:
             self._committed(group, dropped)
         finally:
-            self._committing = 0
+            self._committing, self._began = 0, None
 
     def _store(self, group: "deque[_Waiting]", acked: Mapping[str, int]) -> "Counter[str]":
         rows = [waiting.row for waiting in group]

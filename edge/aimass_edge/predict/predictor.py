@@ -288,6 +288,10 @@ class Predictor:
             )
         return active
 
+    def running_s(self) -> float:
+        """How long the run of a model that is under way has taken; 0 where none is."""
+        return self._capacity.running_s(self._clock())
+
     def stats(self) -> AgentStats:
         """The part of the heartbeat's statistics that is known here."""
         counts = self.counts

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +161,25 @@ def test_it_says_when_it_comes_and_goes(enrol: Enrol, start: Start, mosquitto: A
         listener.loop_stop()
     assert {state.session for state in told[:2]} == {told[0].session}
     assert told[0].stats.rss_mib > 10
+
+
+def test_a_service_manager_hears_when_it_is_ready_that_it_works_and_that_it_stops(
+    enrol: Enrol, start: Start
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(f"{folder}/n")
+        manager.settimeout(DEADLINE_S)
+        agent = start(enrol(), NOTIFY_SOCKET=f"{folder}/n", WATCHDOG_USEC="300000")
+        heard = [manager.recv(4096).decode() for _ in range(4)]
+        assert heard == ["READY=1\nSTATUS=device press-1", *3 * ["WATCHDOG=1"]]
+        agent.process.send_signal(signal.SIGTERM)
+        while (last := manager.recv(4096)) == b"WATCHDOG=1":
+            pass
+        assert last == b"STOPPING=1"
+        assert agent.process.wait(DEADLINE_S) == 0
 
 
 def agent_data(enrol: Enrol, mosquitto: Address) -> Path:
