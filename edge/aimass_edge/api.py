@@ -1,4 +1,4 @@
-"""The local endpoint: Open Inference Protocol v2 and `GET /status`, served by uvicorn.
+"""The local endpoint: Open Inference Protocol v2, `GET /status`, `GET /metrics`; by uvicorn.
 
 It knows sockets and the life of the server; requests are read by `aimass_shared.inference` and
 answered by whatever backend it is given.
@@ -6,7 +6,7 @@ answered by whatever backend it is given.
 
 import logging
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import final
@@ -18,6 +18,7 @@ import uvicorn
 
 from aimass_edge.config import ApiSettings
 from aimass_shared.errors import PortInUseError
+from aimass_shared.exposition import CONTENT_TYPE
 from aimass_shared.inference import Backend, InferenceApp
 from aimass_shared.inference.asgi import Receive, Scope, Send
 
@@ -27,22 +28,26 @@ BACKLOG = 256
 SHUTDOWN_S = 2
 
 
-class StatusApp:
-    """Answers `GET /status` and passes everything else on."""
+Page = Callable[[], bytes]
 
-    def __init__(self, inner: InferenceApp, status: Callable[[], msgspec.Struct]) -> None:
+
+class PagesApp:
+    """Answers `GET` of some paths and passes everything else on."""
+
+    def __init__(self, inner: InferenceApp, pages: Mapping[str, tuple[str, Page]]) -> None:
+        """Take the media type and the maker of each page, by path."""
         self._inner = inner
-        self._status = status
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        is_status = scope["type"] == "http" and scope["path"] == "/status"
-        if not is_status or scope["method"] != "GET":
+        page = self._pages.get(scope["path"]) if scope["type"] == "http" else None
+        if page is None or scope["method"] != "GET":
             await self._inner(scope, receive, send)
             return
-        body = msgspec.json.encode(self._status())
+        media, body = page[0], page[1]()
         headers = [
-            (b"content-type", b"application/json"),
+            (b"content-type", media.encode()),
             (b"content-length", b"%d" % len(body)),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -63,7 +68,12 @@ class Api:
     """Listens from `async with` on until its end; `port` is then the real one."""
 
     def __init__(
-        self, settings: ApiSettings, backend: Backend, status: Callable[[], msgspec.Struct]
+        self,
+        settings: ApiSettings,
+        backend: Backend,
+        status: Callable[[], msgspec.Struct],
+        *,
+        metrics: Page = bytes,
     ) -> None:
         """Prepare.
 
@@ -71,12 +81,17 @@ class Api:
             settings: where to listen; port 0 takes a free one.
             backend: what answers inference requests.
             status: what `GET /status` shows, as a struct.
+            metrics: what `GET /metrics` shows (`aimass_shared.exposition`).
         """
         self._settings = settings
         app = InferenceApp(backend, max_body_bytes=settings.max_body_bytes)
+        pages = {
+            "/status": ("application/json", lambda: msgspec.json.encode(status())),
+            "/metrics": (CONTENT_TYPE, metrics),
+        }
         self._server = _Server(
             uvicorn.Config(
-                StatusApp(app, status),
+                PagesApp(app, pages),
                 interface="asgi3",
                 lifespan="off",
                 ws="none",

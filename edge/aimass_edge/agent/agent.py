@@ -24,6 +24,7 @@ import anyio.to_thread
 from aimass_edge.agent import fleet
 from aimass_edge.agent.desired import DesiredState
 from aimass_edge.agent.fleet import FleetLink
+from aimass_edge.agent.metrics import exposition
 from aimass_edge.agent.running import Running
 from aimass_edge.agent.supervision import Manager, manager_of
 from aimass_edge.agent.telemetry import Parts, Telemetry
@@ -232,7 +233,7 @@ class Agent:
         )
         if settings.api.enabled:
             status = partial(running.status, self._identity)
-            await enter(Api(settings.api, predictor, status))
+            await enter(Api(settings.api, predictor, status, metrics=lambda: exposition(status())))
         return running
 
     def _history(self) -> History:

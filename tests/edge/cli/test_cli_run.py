@@ -16,6 +16,7 @@ import httpx
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+from prometheus_client.parser import text_string_to_metric_families
 
 from aimass_shared import topics
 from aimass_shared.messages import DeviceState, decode
@@ -130,6 +131,17 @@ def test_it_runs_alone_with_every_link_away(enrol: Enrol, start: Start) -> None:
     body = {"inputs": [{"name": "values", "shape": [1], "datatype": "FP32", "data": [1]}]}
     answer = httpx.post(f"{agent.url}/v2/models/any/infer", json=body)
     assert (answer.status_code, answer.json()["code"]) == (503, "no-active-model")
+    scraped = httpx.get(f"{agent.url}/metrics")
+    assert scraped.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {one.name: one for one in text_string_to_metric_families(scraped.text)}
+    assert families["aimass_edge_info"].samples[0].labels["device"] == "press-1"
+    assert families["aimass_edge_ready"].samples[0].value == 0
+    connected = families["aimass_edge_broker_connected"].samples
+    assert {one.labels["broker"]: one.value for one in connected} == {"fleet": 0, "plant": 0}
+    outcomes = {
+        one.labels["outcome"]: one.value for one in families["aimass_edge_requests"].samples
+    }
+    assert (outcomes["refused"], sum(outcomes.values())) == (1, 1)
     assert agent.end() == 0
     assert "Traceback" not in agent.log()
 
