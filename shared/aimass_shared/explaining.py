@@ -6,7 +6,8 @@ each part, and is said beside the answer. Numpy only.
 
 A request asks with the parameter `explain` = "occlusion". The answer gains two outputs:
 `explanation` `[parts]`, by how much each part raised the explained number, and `explanation_of`
-`[parts]`, the names of the parts: a sensor, a word, an item, or a patch of an image (`row,column`).
+`[parts]`, the names of the parts: a sensor (its number from 0, where the contract names none), a
+word, an item, or a patch of an image (`row,column`).
 """
 
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ def occluded(contract: Contract, inputs: Mapping[str, Array]) -> Occluded:
     """
     if any(len(array) != 1 for array in inputs.values()):
         raise BadTensorError(f"{PARAMETER} explains one sample at a time: send one")
-    if contract.telemetry:
+    if inputs.keys() == {"values", "mask"}:
         found = _sensors(contract, inputs)
     elif contract.inputs[0].datatype == "BYTES":
         found = _words(inputs)
@@ -101,11 +102,12 @@ def _numbers(contract: Contract, outputs: Mapping[str, Array]) -> NDArray[np.flo
 
 
 def _sensors(contract: Contract, inputs: Mapping[str, Array]) -> Occluded:
-    count = len(contract.sensors)
+    count = inputs["mask"].shape[-1]
+    names = [sensor.name for sensor in contract.sensors] or map(str, range(count))
     repeated = {name: np.repeat(array, 1 + count, axis=0) for name, array in inputs.items()}
     for number in range(count):
         repeated["mask"][1 + number, :, number] = 0.0
-    return Occluded(repeated, tuple(sensor.name for sensor in contract.sensors))
+    return Occluded(repeated, tuple(names))
 
 
 def _words(inputs: Mapping[str, Array]) -> Occluded:

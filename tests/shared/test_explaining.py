@@ -54,6 +54,12 @@ def test_the_sensor_that_makes_the_score_is_found() -> None:
     assert mask.all(), "the request's own tensors stay as they are"
 
 
+def test_sensors_that_have_no_names_are_numbers() -> None:
+    contract = Contract(model="d", inputs=PLANT.inputs, outputs=IMAGE.outputs, task="classify")
+    values = np.ones((1, 4, 3), np.float32)
+    assert occluded(contract, {"values": values, "mask": values}).names == ("0", "1", "2")
+
+
 def test_the_patch_that_makes_the_label_is_found() -> None:
     image = np.zeros((1, 1, 16, 16), np.float32)
     image[0, 0, 4:6, 12:14] = 1.0

@@ -12,13 +12,12 @@ from typing import ClassVar
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, cross_entropy, log_softmax, relu
+from torch.nn.functional import avg_pool2d, conv2d, relu
 
 from aimass_cloud.models.blocks import drawn
-from aimass_cloud.models.network import Batch, Network, Tensors
+from aimass_cloud.models.classifier import TEMPERATURE, Classifier, Softened
+from aimass_cloud.models.network import Batch, Tensors
 
-OUTPUTS = ("probabilities", "label")
-TEMPERATURE = "readout.temperature"
 LARGE_SIDE, SMALL_SIDE = 48, 4
 FLAT = 1e-6
 # What keeps the variance of a standardised sum: ReLU of a unit normal has variance (1 - 1/pi) / 2.
@@ -97,17 +96,15 @@ class Block(nn.Module):
         return around + change
 
 
-class Readout(nn.Module):
+class Readout(Softened):
     """A linear map from the mean over the image to one number for each class."""
 
     ELASTIC: ClassVar[Mapping[str, tuple[int, ...]]] = {"weight": (0,)}
-    temperature: Tensor
 
     def __init__(self, channels: int, classes: int, temperature: Tensor) -> None:
         """Start near equal numbers; the temperature is `[1]`."""
-        super().__init__()
+        super().__init__(temperature)
         self.channels = channels
-        self.register_buffer("temperature", temperature)
         self.weight = nn.Parameter(drawn(channels, classes, fan_in=channels).detach() / 10)
         self.bias = nn.Parameter(torch.zeros(classes))
 
@@ -115,10 +112,6 @@ class Readout(nn.Module):
         """Logits `[B, classes]`."""
         scale = math.sqrt(self.channels / self.weight.shape[0])
         return relu(state).mean(dim=(2, 3)) @ (self.weight * scale) + self.bias
-
-    def shares(self, logits: Tensor) -> Tensor:
-        """Probabilities `[B, classes]`, softened or sharpened."""
-        return torch.softmax(logits / self.temperature, dim=-1)
 
 
 class Pixels(nn.Module):
@@ -139,7 +132,7 @@ class Pixels(nn.Module):
         return (image - self.mean.view(shape)) / self.spread.view(shape)
 
 
-class ImageNetwork(Network):
+class ImageNetwork(Classifier):
     """Classifies images.
 
     Its constants are mean and spread of the training pixels, and the temperature that probabilities
@@ -150,9 +143,8 @@ class ImageNetwork(Network):
         self, layout: Layout, constants: Mapping[str, Tensor], *, shape: Sequence[int], classes: int
     ) -> None:
         """Take the shape `(C, H, W)` of the images."""
-        super().__init__()
+        super().__init__(layout.smoothing)
         channels, *sides = shape
-        self.smoothing = layout.smoothing
         self.pixels = Pixels(constants["pixels.mean"], constants["pixels.spread"])
         stem, *stages = layout.stages
         stride = 2 if _halves(sides, LARGE_SIDE) else 1
@@ -170,16 +162,6 @@ class ImageNetwork(Network):
     def predict(self, batch: Batch) -> Tensor:
         """Logits `[B, K]`."""
         return self._logits(batch["image"])
-
-    def criterion(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy, with smoothed targets while training."""
-        smoothing = self.smoothing if self.training else 0.0
-        return cross_entropy(prediction, batch["label"], label_smoothing=smoothing)
-
-    def imitation(self, prediction: Tensor, teacher: Tensor) -> Tensor:
-        """Cross-entropy against the classes as the full width sees them."""
-        told = torch.softmax(teacher, dim=-1)
-        return -(told * log_softmax(prediction, dim=-1)).sum(dim=-1).mean()
 
     def _logits(self, image: Tensor) -> Tensor:
         logits: Tensor = self.readout(self.blocks(self.stem(self.pixels(image))))

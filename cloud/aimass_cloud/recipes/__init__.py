@@ -18,6 +18,7 @@ __all__ = ["PlantData", "ShippedPlant", "check", "find", "names", "own_run"]
 FLAGSHIP = "sensor-graph"
 _MODULES = {
     FLAGSHIP: "sensor_graph",
+    "diagnosis": "diagnosis",
     "image": "image",
     "text-match": "text_match",
     "recommend": "recommend",

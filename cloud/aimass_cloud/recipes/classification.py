@@ -10,7 +10,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from aimass_cloud.models.classifier import OUTPUTS, TEMPERATURE
 from aimass_cloud.models.samples import Arrays
+from aimass_cloud.models.trained import TrainedModel
+from aimass_cloud.recipes.assembly import outputs_of
+from aimass_cloud.recipes.task import Recipe
 from aimass_shared.errors import DataError
 
 Labels = NDArray[np.int64]
@@ -53,8 +57,9 @@ def _cut(rows: Labels, shares: Sequence[float]) -> list[Labels]:
 def figures(probabilities: Floats, truth: Labels) -> dict[str, float]:
     """Figures of a classifier.
 
-    `balanced_accuracy` is the mean over classes; `log_loss` is in nats; `calibration_error` is how
-    far confidence is from accuracy in the mean (ECE of 10 bins: Guo et al., ICML 2017).
+    `balanced_accuracy` is the mean over classes, `macro_f1` that of F1; `log_loss` is in nats;
+    `calibration_error` is how far confidence is from accuracy in the mean (ECE of 10 bins: Guo et
+    al., ICML 2017).
     """
     chosen = probabilities.argmax(axis=1)
     right = chosen == truth
@@ -62,9 +67,27 @@ def figures(probabilities: Floats, truth: Labels) -> dict[str, float]:
     return {
         "accuracy": round(float(right.mean()), 4),
         "balanced_accuracy": round(float(np.mean(recalls)), 4),
+        "macro_f1": round(macro_f1(chosen, truth), 4),
         "log_loss": round(log_loss(probabilities, truth), 4),
         "calibration_error": round(_calibration_error(probabilities.max(axis=1), right), 4),
     }
+
+
+def macro_f1(chosen: Labels, truth: Labels) -> float:
+    """The mean of F1 over the classes that there are."""
+    found = []
+    for label in np.unique(truth):
+        both = ((chosen == label) & (truth == label)).sum()
+        found.append(2 * both / ((chosen == label).sum() + (truth == label).sum()))
+    return float(np.mean(found))
+
+
+def confusion(chosen: Labels, truth: Labels, classes: int) -> list[list[int]]:
+    """How many samples of each class (rows) were taken for each class (columns)."""
+    table = np.zeros((classes, classes), np.int64)
+    np.add.at(table, (truth, chosen), 1)
+    counts: list[list[int]] = table.tolist()
+    return counts
 
 
 def log_loss(probabilities: Floats, truth: Labels) -> float:
@@ -86,6 +109,16 @@ def temperature(logits: Floats, truth: Labels) -> float:
         all_classes = -np.log(np.maximum(shares, LEAST)).mean()
         losses.append((1 - doubt) * log_loss(shares, truth) + doubt * all_classes)
     return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def temperatures(plan: Recipe, model: TrainedModel) -> Floats:
+    """The temperature of each width `[widths, 1]`, chosen on held-back samples."""
+    part, chosen = model.samples.calibration, []
+    for width, own in zip(model.info.widths, model.constants[TEMPERATURE], strict=True):
+        told = outputs_of(plan, model, part, width=width)[OUTPUTS[0]]
+        logits = np.log(np.maximum(told, np.finfo(np.float32).tiny)) * own
+        chosen.append([temperature(logits, part.truth["label"])])
+    return np.array(chosen, np.float32)
 
 
 def baselines(

@@ -15,7 +15,8 @@ from sklearn.datasets import load_digits
 from aimass_cloud.datasets import pictures, symmetry
 from aimass_cloud.datasets.augmentation import Augmentation
 from aimass_cloud.datasets.pictures import Pictures, PictureSet
-from aimass_cloud.models.images import OUTPUTS, TEMPERATURE, ImageNetwork, Layout, neutral
+from aimass_cloud.models.classifier import OUTPUTS, TEMPERATURE
+from aimass_cloud.models.images import ImageNetwork, Layout, neutral
 from aimass_cloud.models.network import Batch, Network, Tensors, tensors
 from aimass_cloud.models.samples import Arrays, Part, Samples
 from aimass_cloud.models.trained import ModelInfo, TrainedModel
@@ -25,7 +26,7 @@ from aimass_cloud.recipes.classification import (
     baselines,
     figures,
     stratified,
-    temperature,
+    temperatures,
 )
 from aimass_cloud.recipes.run import Optimizer, RunSettings, Schedule, configured
 from aimass_cloud.recipes.task import Source, Task
@@ -277,12 +278,7 @@ class ImageRecipe:
 
     def settle(self, model: TrainedModel) -> Arrays:
         """The temperature of each width, chosen on held-back pictures."""
-        part, chosen = model.samples.calibration, []
-        for width, own in zip(model.info.widths, model.constants[TEMPERATURE], strict=True):
-            told = outputs_of(self, model, part, width=width)[OUTPUTS[0]]
-            logits = np.log(np.maximum(told, np.finfo(np.float32).tiny)) * own
-            chosen.append([temperature(logits, part.truth["label"])])
-        return {TEMPERATURE: np.array(chosen, np.float32)}
+        return {TEMPERATURE: temperatures(self, model)}
 
     def error(self, outputs: Arrays, truth: Arrays) -> float:
         """Share of wrong labels."""

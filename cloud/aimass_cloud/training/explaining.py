@@ -261,7 +261,7 @@ class Explainer:
         return called(self._network, arrays, list(inputs.values()))
 
     def _baselines(self, inputs: Tensors) -> Tensors:
-        if self._contract.sensors and "base.mean" in self._arrays:
+        if "values" in inputs and "base.mean" in self._arrays:
             return {"values": self._arrays["base.mean"]}
         return {
             name: torch.zeros(()) for name, tensor in inputs.items() if tensor.is_floating_point()
