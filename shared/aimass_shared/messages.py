@@ -1,10 +1,10 @@
-"""Everything that crosses the fleet's MQTT connection and enrolment, as versioned structs.
+"""Everything that crosses the fleet's MQTT connection, enrolment, and measurements, versioned.
 
 Unknown fields are ignored, so that a newer peer can add some; a message of another `schema` is
 refused. Times are UTC milliseconds since 1970.
 """
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -198,6 +198,55 @@ class Inventory(msgspec.Struct, frozen=True):
     agent: str
     runtime: str
     providers: tuple[str, ...] = ()
+
+
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+"""Of any time, memory or energy; not a number and infinity are refused."""
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+
+
+class SliceMeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """What one slice costs on one device, at one batch size; measured by `aimass-edge bench`.
+
+    Attributes:
+        board: its profile, with "(simulated)" where another machine stands in for it.
+        provider: what executed the model. runtime: with its version, such as `onnxruntime 1.32.0`.
+        batch: windows in a run. runs: how many were timed. at: when, UTC ms.
+        p50_ms, p99_ms: wall time of a window (of a run, divided by its windows).
+        thread_ms: median processor time of a window in the calling thread.
+        per_s: windows a second, one run after the other.
+        load_s: fastest time from the file to a session that can run.
+        rss_mib: most resident memory of the process that ran it. model_mib: how much more that is
+            than before the model was loaded.
+        energy_mj: of a window, idle power included; None where the board does not tell.
+        temperature_c: highest of the board at the end; None where it does not tell.
+    """
+
+    model: Word
+    release: Word
+    slice: Word
+    board: Word
+    provider: Word
+    runtime: Word
+    batch: Count
+    runs: Count
+    p50_ms: Amount
+    p99_ms: Amount
+    thread_ms: Amount
+    per_s: Amount
+    load_s: Amount
+    rss_mib: Amount
+    model_mib: Amount
+    energy_mj: Amount | None = None
+    temperature_c: Annotated[float, msgspec.Meta(ge=-300, le=1000)] | None = None
+    at: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+class Measurements(Message, frozen=True, kw_only=True):
+    """`POST /api/v1/devices/{id}/measurements`: what a device measured of itself."""
+
+    measured: Annotated[tuple[SliceMeasured, ...], msgspec.Meta(max_length=256)]
 
 
 class EnrollRequest(Message, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from litestar.types import Guard
 
 from aimass_shared.errors import ForbiddenError, UnauthenticatedError
 
-DEVICE_SCOPES = frozenset({"infer", "blob:read", "blob:write", "tuf:read"})
+DEVICE_SCOPES = frozenset({"infer", "blob:read", "blob:write", "tuf:read", "measurement:write"})
 """What every enrolled device may do over HTTP."""
 ADMIN = "admin"
 """The scope that contains all others, and the administration of keys."""

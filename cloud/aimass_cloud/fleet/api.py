@@ -7,12 +7,15 @@ from litestar import Controller, MediaType, Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody
 
-from aimass_cloud.access import Attempts, peer, requires
+from aimass_cloud.access import Attempts, authorize_scope, peer, requires
+from aimass_cloud.fleet.measurements import DeviceMeasured
 from aimass_cloud.fleet.service import MAX_PAGE, Device, Fleet, PredictionPage
-from aimass_shared.errors import BadJoinTokenError
-from aimass_shared.messages import EnrollReply, EnrollRequest, decode
+from aimass_shared.errors import BadJoinTokenError, ForbiddenError
+from aimass_shared.messages import EnrollReply, EnrollRequest, Measurements, decode
 
 MAX_ENROLL_BYTES = 64 << 10
+MAX_MEASUREMENTS_BYTES = 256 << 10
+MEASURE = "measurement:write"
 
 
 class JoinTokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +30,12 @@ class JoinTokenReply(msgspec.Struct, frozen=True):
     """The text that the device's installer needs."""
 
     token: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """How many measurements came and are kept: the device need not send them again."""
+
+    kept: int
 
 
 @get("/ca.pem", media_type=MediaType.TEXT, tags=["fleet"])
@@ -98,3 +107,32 @@ class FleetController(Controller):
     ) -> PredictionPage:
         """Stored predictions of a device, oldest first, page by page."""
         return await fleet.predictions(device, after, limit)
+
+    @get("/measurements", guards=[requires("fleet:read")])
+    async def list_measurements(
+        self,
+        *,
+        fleet: NamedDependency[Fleet],
+        model: FromQuery[str] = "",
+        release: FromQuery[str] = "",
+    ) -> list[DeviceMeasured]:
+        """What slices cost on devices: the newest of each device, release, slice and batch."""
+        return await fleet.measurements.find(model, release)
+
+    @post(
+        "/devices/{device:str}/measurements",
+        guards=[requires(MEASURE)],
+        request_max_body_size=MAX_MEASUREMENTS_BYTES,
+    )
+    async def add_measurements(
+        self,
+        request: Request[Any, Any, Any],
+        fleet: NamedDependency[Fleet],
+        device: FromPath[str],
+    ) -> Kept:
+        """What a device measured of itself; it is committed when this answers."""
+        caller = authorize_scope(request.scope, MEASURE)
+        if caller.kind == "device" and caller.id != device:
+            raise ForbiddenError(f"device {caller.id} may speak of itself only")
+        sent = decode(await request.body(), Measurements)
+        return Kept(await fleet.measurements.record(device, sent))

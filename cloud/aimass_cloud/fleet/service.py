@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from aimass_cloud.config import TrustSettings
 from aimass_cloud.fleet.ca import Authority
+from aimass_cloud.fleet.measurements import MeasurementStore
 from aimass_cloud.store import Store
 from aimass_cloud.store.tables import DeviceRow, JoinTokenRow, PredictionRow
 from aimass_shared import identity, topics
@@ -70,7 +71,7 @@ class PredictionPage(msgspec.Struct, frozen=True):
 
 
 class Fleet:
-    """Enrolment and the devices' rows.
+    """Enrolment and the devices' rows; `measurements` is what slices cost on them.
 
     Args:
         store: where the rows are.
@@ -94,6 +95,7 @@ class Fleet:
         self._trust = trust
         self._broker = broker
         self._tuf_root = tuf_root
+        self.measurements = MeasurementStore(store)
 
     @property
     def ca_pem(self) -> str:

@@ -76,6 +76,19 @@ class PredictionRow(Table):
     body: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class MeasurementRow(Table):
+    """What one slice costs on one device at one batch size, newest only; `body` is JSON."""
+
+    __tablename__ = "measurements"
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id"), primary_key=True)
+    release: Mapped[str] = mapped_column(String(64), primary_key=True)
+    slice: Mapped[str] = mapped_column(String(64), primary_key=True)
+    batch: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    model: Mapped[str] = mapped_column(String(64), index=True)
+    at: Mapped[int] = mapped_column(BigInteger)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class ModelRow(Table):
     """A trained model: where it came from, how well it does, where its files are."""
 

@@ -45,7 +45,7 @@ async def test_migrating_again_keeps_the_rows(store: Store) -> None:
 BROKEN_REVISION = """
 from alembic import op
 import sqlalchemy as sa
-revision, down_revision = "r9999", "r0001"
+revision, down_revision = "r9999", "r0002"
 def upgrade():
     op.create_table("half", sa.Column("id", sa.Integer))
     raise ZeroDivisionError
