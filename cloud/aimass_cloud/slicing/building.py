@@ -14,6 +14,7 @@ import onnx
 import tensorrt_rtx as rtx
 
 from aimass_cloud.slicing.engines import UNKNOWN, Trial, refused
+from aimass_cloud.slicing.wiring import taken
 from aimass_shared.slices import BUILDS
 
 ARCHITECTURES = ("SM80", "SM86", "SM89", "SM120", "SM121")
@@ -155,22 +156,14 @@ def beginning(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
     changing = {value.name for value in graph.input}
     changing -= {tensor.name for tensor in graph.initializer}
     for node in graph.node:
-        if changing.intersection(_taken(node)):
+        if changing.intersection(taken(node)):
             changing.update(node.output)
     changing.intersection_update(name for node in graph.node for name in node.output)
-    wanted = {name for node in model.graph.node[count:] for name in _taken(node)}
+    wanted = {name for node in model.graph.node[count:] for name in taken(node)}
     wanted |= {value.name for value in model.graph.output}
     known = (*model.graph.value_info, *model.graph.output)
     graph.output.extend(value for value in known if value.name in changing & wanted)
     return part
-
-
-def _taken(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of what a node takes, and what nodes inside it do."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _taken(inner)
 
 
 def named_in(reason: str, nodes: Sequence[onnx.NodeProto]) -> str:

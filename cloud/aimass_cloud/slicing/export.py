@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from aimass_cloud.slicing.scatter import without_scatter
 from aimass_shared.errors import ModelLoadFailedError
 
 BATCH_AXIS = "batch"
@@ -43,7 +44,7 @@ def filled(template: onnx.ModelProto, arrays: Mapping[str, NDArray[np.float32]])
 
 
 def folded(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with everything that no input changes worked out.
+    """The same graph with everything that no input changes worked out, and no sum by Scatter.
 
     Raises:
         ModelLoadFailedError: ONNX Runtime refuses the graph or leaves the ONNX standard.
@@ -65,7 +66,7 @@ def folded(graph: onnx.ModelProto) -> onnx.ModelProto:
     foreign = {node.op_type for node in result.graph.node if node.domain not in ("", "ai.onnx")}
     if foreign:
         raise ModelLoadFailedError(f"folding left operators of one runtime: {sorted(foreign)}")
-    return plain(result, graph)
+    return without_scatter(plain(result, graph))
 
 
 def plain(result: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
