@@ -5,6 +5,7 @@ profile of firmware_configs/ and the site's TOML file, then the environment
 (`AIMASS_EDGE_API__PORT=8091`), then command-line options.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -12,10 +13,32 @@ import msgspec
 from aimass_shared.slices import Precision
 
 
+class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TensorRT engines, which are built on the device and kept.
+
+    Attributes:
+        folder: where they are kept; "" = `engines` in `data_dir`.
+        kept: how many; the one that was not used for longest goes first.
+        most_batch: windows that one run takes at most; more are run in parts.
+        workspace_mib: memory that a layer may take for its intermediate values.
+        deadline_s: time that building one may take (minutes on a Jetson).
+    """
+
+    folder: str = ""
+    kept: int = 8
+    most_batch: int = 64
+    workspace_mib: int = 512
+    deadline_s: float = 840.0
+
+
 class BoardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What this device gives to models; see `aimass_shared.slices.Board`.
 
     Attributes:
+        precisions: number formats that it runs well, best first; () = those that suit the provider
+            that is really used (`aimass_edge.runtime.backends`).
+        providers: what runs models, best first: `tensorrt` (TensorRT itself), or a provider of
+            ONNX Runtime. The first that this device has is taken.
         simulate: pace the runtime by `cpu_time_factor`, so that a fast machine stands in for this
             board (demo and tests); a real board leaves it off.
     """
@@ -24,10 +47,11 @@ class BoardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mib: float = 2048.0
     cpu_time_factor: float = 1.0
     window_budget_ms: float = 50.0
-    precisions: tuple[Precision, ...] = ("int8", "fp32")
+    precisions: tuple[Precision, ...] = ()
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: int = 1
     simulate: bool = False
+    engines: EngineSettings = EngineSettings()
 
 
 class HardwareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,3 +213,13 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     update: UpdateSettings = UpdateSettings()
     history: HistorySettings = HistorySettings()
     monitor: MonitorSettings = MonitorSettings()
+
+
+def placed(settings: EdgeSettings) -> EdgeSettings:
+    """The settings with every folder that follows from `data_dir` written out."""
+    engines = settings.board.engines
+    if engines.folder:
+        return settings
+    engines = msgspec.structs.replace(engines, folder=str(Path(settings.data_dir) / "engines"))
+    board = msgspec.structs.replace(settings.board, engines=engines)
+    return msgspec.structs.replace(settings, board=board)

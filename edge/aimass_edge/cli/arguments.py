@@ -2,6 +2,7 @@
 
 import argparse
 
+MOST_SECONDS, MOST_WINDOWS = 600, 4096
 DESCRIPTION = """\
 The aimass agent: telemetry in, predictions out, with or without the cloud.
 
@@ -10,6 +11,8 @@ examples:
   aimass-edge run --profile raspberry-pi-5 --config site.toml --data-dir ./edge
   aimass-edge check --config site.toml --data-dir ./edge
   aimass-edge status
+  aimass-edge bench --config site.toml --data-dir ./edge --all
+  aimass-edge bench model.onnx --profile jetson-orin-nano --seconds 5
 """
 
 
@@ -43,4 +46,41 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help=about, description=about, parents=[_settings()])
     about = "Ask the running agent what it does."
     commands.add_parser("status", help=about, description=about, parents=[_settings()])
+    _add_bench(commands)
     return top
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What `bench` takes besides the settings."""
+    about = "Measure slices on this device, each in a process of its own, as production runs them."
+    bench = commands.add_parser("bench", help=about, description=about, parents=[_settings()])
+    bench.add_argument("file", nargs="?", help="any ONNX file, instead of the installed slices")
+    every = "also those that the release offers and that fit here; they are fetched for a while"
+    bench.add_argument("--all", action="store_true", help=every)
+    bench.add_argument(
+        "--seconds", type=_seconds, default=2.0, help="time for each slice and batch size (2)"
+    )
+    bench.add_argument(
+        "--batch", type=_windows, default=8, help="windows in a run, besides single ones (8)"
+    )
+    bench.add_argument(
+        "--nodes", action="store_true", help="time of every node and operator, by ONNX Runtime"
+    )
+    tell = "tell the coordinator (where the device is enrolled)"
+    bench.add_argument("--report", action=argparse.BooleanOptionalAction, help=tell)
+    where = "where the kernel tells of power and heat (/sys)"
+    bench.add_argument("--sysfs", default="/sys", help=where)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be over 0 and at most {MOST_SECONDS}")
+    return value
+
+
+def _windows(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_WINDOWS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_WINDOWS}")
+    return value

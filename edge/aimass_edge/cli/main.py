@@ -12,7 +12,7 @@ from pathlib import Path
 from aimass_edge.cli.arguments import parser
 from aimass_edge.cli.check import check
 from aimass_edge.cli.status import status
-from aimass_edge.config import EdgeSettings
+from aimass_edge.config import EdgeSettings, placed
 from aimass_edge.enroll import enroll
 from aimass_edge.inventory import take_inventory
 from aimass_edge.profiles import profile_path
@@ -46,12 +46,14 @@ def settings_of(args: argparse.Namespace) -> EdgeSettings:
         files.append(Path(args.config))
     elif DEFAULT_CONFIG.is_file():
         files.append(DEFAULT_CONFIG)
-    return load(
-        EdgeSettings,
-        prefix="AIMASS_EDGE_",
-        files=files,
-        environ=os.environ,
-        overrides={"data_dir": args.data_dir} if args.data_dir else {},
+    return placed(
+        load(
+            EdgeSettings,
+            prefix="AIMASS_EDGE_",
+            files=files,
+            environ=os.environ,
+            overrides={"data_dir": args.data_dir} if args.data_dir else {},
+        )
     )
 
 
@@ -59,6 +61,8 @@ def _dispatch(args: argparse.Namespace, settings: EdgeSettings) -> int:
     _log_as(settings.log_level)
     if args.command == "run":
         return _run(settings)
+    if args.command == "bench":
+        return _bench(args, settings)
     if args.command == "enroll":
         answer = asyncio.run(_enroll(args, settings))
     elif args.command == "check":
@@ -91,6 +95,16 @@ def _run(settings: EdgeSettings) -> int:
     from aimass_edge.agent import run  # noqa: PLC0415  the other commands start without it
 
     return run(settings)
+
+
+def _bench(args: argparse.Namespace, settings: EdgeSettings) -> int:
+    from aimass_edge.bench import table  # noqa: PLC0415  the other commands start without it
+    from aimass_edge.cli.bench import run_bench  # noqa: PLC0415
+
+    answer = run_bench(args, settings)
+    lines = f"{table(answer.benched)}report: {answer.report}\n"
+    sys.stdout.write(f"{json.dumps(answer.document, indent=2)}\n" if args.json else lines)
+    return FAILED if answer.benched.failed else 0
 
 
 def _text(answer: dict[str, object], *, as_json: bool) -> str:

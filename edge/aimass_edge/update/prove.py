@@ -12,7 +12,14 @@ import anyio
 import msgspec
 
 from aimass_edge.config import BoardSettings
-from aimass_shared.errors import DeadlineExceededError, ModelLoadFailedError, SelfTestFailedError
+from aimass_edge.runtime import backend_of
+from aimass_shared.errors import (
+    AimassError,
+    DeadlineExceededError,
+    ModelLoadFailedError,
+    SelfTestFailedError,
+    StorageError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +48,20 @@ class Outcome(msgspec.Struct, frozen=True):
 async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Outcome:
     """Run the self-test of the install in a directory.
 
+    Where TensorRT runs the models, its engine is built here, so that the agent finds it built; its
+    time comes on top of the deadline.
+
     Raises:
         SelfTestFailedError: an output is off, or the child crashed.
         ModelLoadFailedError: the runtime refuses the model.
         DeadlineExceededError: it took too long, which is no verdict on the model.
+        StorageError: an engine cannot be kept, which is none either.
     """
+    if backend_of(board).is_tensorrt:
+        deadline_s += board.engines.deadline_s
     command = [
         *(sys.executable, "-m", "aimass_edge.update.selftest", str(directory)),
-        *("--providers", ",".join(board.providers)),
-        *("--threads", str(board.threads)),
+        *("--board", msgspec.json.encode(board).decode()),
         *("--deadline", str(deadline_s)),
     ]
     try:
@@ -61,14 +73,17 @@ async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Out
         ) from error
     outcome = _read(done.stdout, done.stderr, done.returncode)
     if not outcome.ok:
-        kind = ModelLoadFailedError if _refused(outcome) else SelfTestFailedError
-        raise kind(outcome.why)
+        raise _error(outcome)
     log.info("self-test passed: error %.2g of %.2g", outcome.error, outcome.tolerance)
     return outcome
 
 
-def _refused(outcome: Outcome) -> bool:
-    return outcome.code == ModelLoadFailedError.code
+def _error(outcome: Outcome) -> AimassError:
+    """What the child said: those that are no verdict keep their kind."""
+    for kind in (ModelLoadFailedError, DeadlineExceededError, StorageError):
+        if outcome.code == kind.code:
+            return kind(outcome.why)
+    return SelfTestFailedError(outcome.why)
 
 
 def _read(stdout: bytes, stderr: bytes, status: int) -> Outcome:

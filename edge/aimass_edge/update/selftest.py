@@ -1,6 +1,6 @@
 """The self-test of an install: run its vectors on this device, compare with the reference.
 
-    python -m aimass_edge.update.selftest DIR [--providers P,P] [--threads N] [--deadline SECONDS]
+    python -m aimass_edge.update.selftest DIR [--board JSON] [--deadline SECONDS]
 
 `selftest.npz` has the inputs as `in.<name>` and what the reference build gave as `out.<name>`. For
 a tensor of BYTES that is either the numbers of the graph, or the texts themselves (Unicode arrays),
@@ -11,7 +11,6 @@ Prints one line of JSON (`prove.Outcome`) and exits with 0 if all is well, else 
 
 import argparse
 import os
-import resource
 import signal
 import sys
 import time
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
+from aimass_edge.inventory import peak_mib
 from aimass_edge.runtime import coder_beside, open_session
 from aimass_edge.update.prove import Outcome
 from aimass_edge.update.slots import FILE_NAMES, Bundle
@@ -37,7 +37,6 @@ EXACT = "biuU"
 
 EPSILON = 1e-6
 NICENESS = 10
-KIB_PER_MIB = 1024
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -121,7 +120,7 @@ def run(directory: Path, board: BoardSettings) -> Outcome:
         error=worst,
         tolerance=entry.tolerance,
         seconds=time.monotonic() - start,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MIB,
+        peak_mib=peak_mib(),
     )
 
 
@@ -129,15 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command; see the module's text."""
     parser = argparse.ArgumentParser(prog="aimass_edge.update.selftest", description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--providers", default="CPUExecutionProvider")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--board", default="{}", help="`config.BoardSettings` as JSON")
     parser.add_argument("--deadline", type=float, default=0.0)
     given = parser.parse_args(arguments)
     # The parent stops this process in time; if the parent is gone, the timer does. What runs in
     # production comes first, hence nice.
     signal.setitimer(signal.ITIMER_REAL, given.deadline)
     os.nice(NICENESS)
-    board = BoardSettings(providers=tuple(given.providers.split(",")), threads=given.threads)
+    board = msgspec.json.decode(given.board, type=BoardSettings)
     try:
         outcome = run(given.directory, board)
     except AimassError as error:

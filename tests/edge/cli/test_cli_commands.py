@@ -13,7 +13,7 @@ from aimass_edge.cli.main import FAILED
 from aimass_shared import identity
 
 Enrol = Callable[..., Path]
-COMMANDS = ("enroll", "run", "check", "status")
+COMMANDS = ("enroll", "run", "check", "status", "bench")
 
 
 class Address(NamedTuple):

@@ -1,0 +1,371 @@
+"""TensorRT itself behind the `Session` protocol: an engine of an ONNX file, built on this device.
+
+One file for both packages, whose names are the same: `tensorrt` (JetPack's, TensorRT 10) and
+`tensorrt_rtx` (GPUs of workstations). The network is strongly typed: the precision is that of the
+ONNX file's types. Building takes minutes on a small board, so it happens in a child process
+(`building`) with a deadline, once for each engine (`engines`).
+
+What was run: parsing, building, keeping and refusing, with tensorrt_rtx without a GPU. Loading an
+engine and running it need a GPU and were never run (docs/devices.md).
+"""
+
+import importlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aimass_edge.config import EngineSettings
+from aimass_edge.runtime.cuda import Accelerator, Cuda, open_cuda
+from aimass_edge.runtime.engines import EngineKey, file_sha256
+from aimass_edge.runtime.formats import formats_of
+from aimass_edge.runtime.session import ANY_SIZE, Arrays, check_feeds, describe, windows_of
+from aimass_shared.errors import ModelError, ModelLoadFailedError, NoActiveModelError
+from aimass_shared.inference import dtype_of
+from aimass_shared.manifest import TensorSpec
+
+PACKAGES = ("tensorrt", "tensorrt_rtx")
+INSTALL = (
+    "install TensorRT for Python: on a Jetson `apt install python3-libnvinfer` and an environment"
+    " made with --system-site-packages; elsewhere `pip install tensorrt-rtx`"
+)
+DATATYPES = {
+    "FLOAT": "FP32",
+    "HALF": "FP16",
+    "INT8": "INT8",
+    "UINT8": "UINT8",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "BOOL": "BOOL",
+}
+MIB = 1 << 20
+REASON_CHARS = 300
+
+
+class Engine(Protocol):
+    """A loaded engine with one context: what `TensorrtSession` asks of TensorRT."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Say how large an input of the next run is."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """How large an output is, once all inputs are set."""
+
+    def bind(self, name: str, pointer: int) -> None:
+        """Say where a tensor lives."""
+
+    def launch(self, stream: int) -> None:
+        """Begin a run."""
+
+
+def package() -> Any:  # noqa: ANN401  two packages without types, of the same names
+    """The first of both packages that can be imported.
+
+    Raises:
+        ModelLoadFailedError: there is none; the detail says what to install.
+    """
+    reasons = []
+    for name in PACKAGES:
+        try:
+            found = importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if hasattr(found, "Builder"):
+            return found
+        reasons.append(f"{name}: not NVIDIA's package")
+    raise ModelLoadFailedError(f"TensorRT is not there ({'; '.join(reasons)}): {INSTALL}")
+
+
+def version() -> str:
+    """Package and version, such as `tensorrt 10.3.0`.
+
+    Raises:
+        ModelLoadFailedError: there is none.
+    """
+    found = package()
+    return f"{found.__name__} {found.__version__}"
+
+
+def why_not() -> str:
+    """Why TensorRT cannot be used here; "" where it can."""
+    try:
+        package()
+        open_cuda()
+    except ModelLoadFailedError as error:
+        return error.detail
+    return ""
+
+
+def key_of(model: Path, engines: EngineSettings, *, capability: str) -> EngineKey:
+    """What the engine of a file follows from, on a GPU of a compute capability.
+
+    Raises:
+        ModelLoadFailedError: there is no TensorRT, or the file cannot be read.
+    """
+    trt = package()
+    try:
+        sha256 = file_sha256(model)
+    except OSError as error:
+        raise ModelLoadFailedError(f"{model} cannot be read: {error.strerror}") from error
+    return EngineKey(
+        model=sha256,
+        formats=formats_of(model),
+        package=trt.__name__,
+        version=str(trt.__version__),
+        capability=capability,
+        most_batch=engines.most_batch,
+        workspace_mib=engines.workspace_mib,
+    )
+
+
+def build(model: Path, engines: EngineSettings, *, capability: str = "") -> bytes:
+    """Build the engine of an ONNX file; takes seconds to minutes, and may crash this process.
+
+    Args:
+        model: the file.
+        engines: batch and memory.
+        capability: build for this one; "" for the GPU that is here. `tensorrt_rtx` builds for
+            others without a GPU, `tensorrt` only for its own.
+
+    Raises:
+        ModelLoadFailedError: TensorRT refuses it; the detail names the operator.
+    """
+    trt = package()
+    log = _log(trt)
+    builder = trt.Builder(log)
+    if builder is None:
+        raise ModelLoadFailedError(f"TensorRT does not start: {log.last}")
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    # By path: weights that lie in files beside it are found from there.
+    if not parser.parse_from_file(str(model)):
+        raise ModelLoadFailedError(f"TensorRT refuses {model.name}: {_refusal(parser, log)}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, engines.workspace_mib * MIB)
+    _add_profile(builder, network, config=config, most_batch=engines.most_batch)
+    if capability and hasattr(config, "set_compute_capability"):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_target(trt, capability), 0)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        raise ModelLoadFailedError(f"TensorRT builds no engine of {model.name}: {log.last}")
+    return bytes(built)
+
+
+class TensorrtSession:
+    """A session over an engine. Tensors of a run live in buffers that grow and are kept."""
+
+    def __init__(self, engine: Engine, memory: Accelerator, most_batch: int) -> None:
+        """Take over an engine; `load` makes one from bytes."""
+        self._engine: Engine | None = engine
+        self._inputs, self._outputs = engine.inputs, engine.outputs
+        self._memory = memory
+        self._most_batch = most_batch
+        self._stream = memory.open_stream()
+        self._buffers: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that `run` needs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors that `run` gives back."""
+        return self._outputs
+
+    @property
+    def provider(self) -> str:
+        """What executes the model."""
+        return "tensorrt"
+
+    @property
+    def waits(self) -> bool:
+        """The GPU is waited for."""
+        return True
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Run once, or in parts of what the engine was built for; see `Session.run`."""
+        with self._lock:
+            engine = self._engine
+            if engine is None:
+                raise NoActiveModelError("the engine was closed; open it again")
+            check_feeds(self._inputs, feeds)
+            parts = [self._run(engine, part) for part in self._parts(feeds)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        """Free the engine and its memory; a run that is under way finishes first."""
+        with self._lock:
+            if self._engine is None:
+                return
+            self._engine = None
+            for pointer, _ in self._buffers.values():
+                self._memory.free(pointer)
+            self._buffers.clear()
+            self._memory.close_stream(self._stream)
+
+    def _parts(self, feeds: Arrays) -> Iterator[Arrays]:
+        batched = {spec.name for spec in self._inputs if spec.shape[:1] == (ANY_SIZE,)}
+        windows, most = windows_of(self._inputs, feeds), self._most_batch
+        for at in range(0, windows, most):
+            yield {n: a[at : at + most] if n in batched else a for n, a in feeds.items()}
+
+    def _run(self, engine: Engine, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        for name, array in arrays.items():
+            engine.set_shape(name, array.shape)
+            self._memory.upload(self._bound(engine, name, array.nbytes), array, self._stream)
+        found = {s.name: np.empty(engine.shape(s.name), _dtype(s)) for s in self._outputs}
+        pointers = {n: self._bound(engine, n, array.nbytes) for n, array in found.items()}
+        engine.launch(self._stream)
+        for name, array in found.items():
+            self._memory.download(array, pointers[name], self._stream)
+        self._memory.wait(self._stream)
+        return found
+
+    def _bound(self, engine: Engine, name: str, size: int) -> int:
+        pointer, room = self._buffers.get(name, (0, 0))
+        if room < size or not pointer:
+            if pointer:
+                del self._buffers[name]
+                self._memory.free(pointer)
+            pointer, room = self._memory.allocate(max(size, 1)), size
+            self._buffers[name] = pointer, room
+        engine.bind(name, pointer)
+        return pointer
+
+
+class LoadedEngine:
+    """`Engine` over TensorRT's own objects."""
+
+    def __init__(self, engine: Any, context: Any) -> None:  # noqa: ANN401  see `package`
+        trt = package()
+        names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+        taken = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self._engine, self._context = engine, context
+        self.inputs = tuple(_spec(engine, name) for name in taken)
+        self.outputs = tuple(_spec(engine, name) for name in names if name not in taken)
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Say how large an input of the next run is."""
+        if not self._context.set_input_shape(name, shape):
+            raise ModelError(f"TensorRT refuses input {name} of shape {list(shape)}")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """How large an output is, once all inputs are set."""
+        shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
+        if any(size < 0 for size in shape):
+            raise ModelError(f"the size of output {name} is known after a run only")
+        return shape
+
+    def bind(self, name: str, pointer: int) -> None:
+        """Say where a tensor lives."""
+        if not self._context.set_tensor_address(name, pointer):
+            raise ModelError(f"TensorRT refuses the memory of {name}")
+
+    def launch(self, stream: int) -> None:
+        """Begin a run."""
+        if not self._context.execute_async_v3(stream):
+            raise ModelError("TensorRT did not start the run")
+
+
+def load(raw: bytes, most_batch: int, cuda: Cuda) -> TensorrtSession:
+    """A session over a serialised engine.
+
+    Raises:
+        ModelLoadFailedError: TensorRT refuses it: damaged, or of another version or GPU.
+    """
+    trt = package()
+    log = _log(trt)
+    engine = trt.Runtime(log).deserialize_cuda_engine(raw)
+    context = None if engine is None else engine.create_execution_context()
+    if context is None:
+        raise ModelLoadFailedError(f"TensorRT does not load its engine: {log.last}")
+    return TensorrtSession(LoadedEngine(engine, context), cuda, most_batch)
+
+
+def _log(trt: Any) -> Any:  # noqa: ANN401  see `package`
+    """A logger of TensorRT's that prints nothing and remembers the last error."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the base is of a package without types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = "it gives no reason"
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.last = " ".join(message.split())[:REASON_CHARS]
+
+    return Log()
+
+
+def _network_flags(trt: Any) -> int:  # noqa: ANN401  see `package`
+    """Strongly typed; explicit batch besides, where TensorRT still knows the other."""
+    flags = trt.NetworkDefinitionCreationFlag
+    wanted = [getattr(flags, name, None) for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH")]
+    return sum(1 << int(flag) for flag in wanted if flag is not None)
+
+
+def _refusal(parser: Any, log: Any) -> str:  # noqa: ANN401  see `package`
+    """The first operator that is refused, and why."""
+    for number in range(parser.num_errors):
+        error = parser.get_error(number)
+        operator, reason = error.node_operator(), " ".join(error.desc().split())
+        if operator:
+            return f"{operator} ({error.node_name() or 'without a name'}): {reason}"[:REASON_CHARS]
+    return str(log.last)
+
+
+def _add_profile(
+    builder: Any,  # noqa: ANN401  see `package`
+    network: Any,  # noqa: ANN401
+    *,
+    config: Any,  # noqa: ANN401
+    most_batch: int,
+) -> None:
+    """Any batch up to the largest, tuned for one window, which is what a device mostly runs."""
+    profile, is_open = builder.create_optimization_profile(), False
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        shape = tuple(tensor.shape)
+        if ANY_SIZE in shape[1:]:
+            told = describe(TensorSpec(tensor.name, DATATYPES[tensor.dtype.name], shape))
+            raise ModelLoadFailedError(
+                f"TensorRT needs fixed sizes behind the batch, and {told} has an open one"
+            )
+        if shape[:1] == (ANY_SIZE,):
+            rest = shape[1:]
+            profile.set_shape(tensor.name, (1, *rest), (1, *rest), (most_batch, *rest))
+            is_open = True
+    if is_open:
+        config.add_optimization_profile(profile)
+
+
+def _target(trt: Any, capability: str) -> Any:  # noqa: ANN401  see `package`
+    name = f"SM{capability.replace('.', '')}"
+    found = getattr(trt.ComputeCapability, name, None)
+    if found is None:
+        raise ModelLoadFailedError(f"{trt.__name__} builds no engines for {name}")
+    return found
+
+
+def _spec(engine: Any, name: str) -> TensorSpec:  # noqa: ANN401  see `package`
+    datatype = DATATYPES.get(engine.get_tensor_dtype(name).name)
+    if datatype is None:
+        raise ModelLoadFailedError(f"tensor {name} is of a type that requests cannot carry")
+    return TensorSpec(name, datatype, tuple(int(size) for size in engine.get_tensor_shape(name)))
+
+
+def _dtype(spec: TensorSpec) -> np.dtype[Any]:
+    return np.dtype(dtype_of(spec.datatype))
