@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -27,6 +28,7 @@ Watch = Callable[[float, str], None]
 TIMEOUT_S = 30.0
 POLL_S = 0.2
 PAGE = 1000
+PIECE_BYTES = 1 << 18
 MAX_PORT = 65535
 
 
@@ -110,6 +112,31 @@ class Admin:
         except (ValueError, KeyError, TypeError) as error:
             raise CloudUnavailableError(f"{where} does not answer as a coordinator does") from error
 
+    async def upload(self, path: Path, sha256: str) -> None:
+        """Put a file as a blob, piece by piece.
+
+        Raises:
+            ApiError: the coordinator answered an error: the blob is too large, or was altered.
+            CloudUnavailableError: it did not answer, or what did is no coordinator.
+            InvalidSettingError: the file cannot be read.
+        """
+        where = self._client.base_url
+        try:
+            headers = {"content-length": str((await asyncio.to_thread(path.stat)).st_size)}
+            response = await self._client.put(
+                f"/blobs/{segment(sha256)}", content=_pieces(path), headers=headers
+            )
+            if not response.is_success:
+                raise _api_error(response.status_code, response.json())
+        except httpx.HTTPError as error:
+            raise CloudUnavailableError(
+                f"no answer from {where} ({_reason(error)}): is `aimass serve` running?"
+            ) from error
+        except OSError as error:
+            raise InvalidSettingError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CloudUnavailableError(f"{where} does not answer as a coordinator does") from error
+
     async def ready(self) -> bool:
         """Whether the coordinator answers and all its parts run."""
         try:
@@ -182,6 +209,12 @@ class Admin:
                 break
             await asyncio.sleep(POLL_S)
         return state
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+            yield piece
 
 
 def segment(name: str) -> str:

@@ -58,12 +58,24 @@ class TrustSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Model as a service: the queue and the batches of the full model."""
+    """Model as a service: the queue and the batches of the full model.
+
+    Attributes:
+        tails: of cut slices, that are kept in memory.
+    """
 
     max_batch: Positive = 64
     queue_limit: Positive = 2048
     default_deadline_ms: Positive = 1000
     threads: Positive = 1
+    tails: Positive = 4
+
+
+class SlicingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user's own model may take when it is imported, in a process of its own."""
+
+    deadline_s: Positive = 900
+    memory_mib: Positive = 8192
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,4 +99,5 @@ class CloudSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mqtt: MqttSettings = MqttSettings()
     trust: TrustSettings = TrustSettings()
     serving: ServingSettings = ServingSettings()
+    slicing: SlicingSettings = SlicingSettings()
     training: TrainingSettings = TrainingSettings()

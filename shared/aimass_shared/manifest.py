@@ -15,7 +15,7 @@ from aimass_shared.slices import SliceCost, SliceSpec
 SCHEMA = 2
 MAX_MANIFEST_BYTES = 1 << 20
 BYTES = "BYTES"
-TaskKind = Literal["forecast", "classify", "match", "rank"]
+TaskKind = Literal["forecast", "classify", "match", "rank", "other"]
 Role = Literal["model", "train", "selftest", "vocabulary", "fleet", "tail", "plans"]
 SensorKind: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
 
@@ -83,7 +83,7 @@ class Contract(msgspec.Struct, frozen=True):
     BYTES has the shape `[batch]`: see `aimass_shared.vocabulary`.
 
     Attributes:
-        task: what the outputs mean.
+        task: what the outputs mean; "other" where nobody says, as of a user's own model.
         sensors: channels in the order of the last axis.
         step_ms: time between two rows of a window.
         window: rows of one input. horizon: rows of one forecast. stride: rows between two windows.
@@ -134,13 +134,37 @@ class FileRef(msgspec.Struct, frozen=True):
     size: int
 
 
+class Halves(msgspec.Struct, frozen=True):
+    """What the two parts of a cut slice take and give.
+
+    All of it are tensors of the graph: where the contract has texts, these are their numbers.
+
+    Attributes:
+        takes: names of the model's inputs that the head needs.
+        crossing: what the tail takes; of it the head gives all that is no input of the model.
+        early: names of the model's outputs that the head gives; the tail gives the others.
+        batched: whether the first axis of all that crosses is the batch, so that the tail can
+            answer several requests in one run.
+        max_abs_error: of both parts together against the whole, in float and without a codec.
+    """
+
+    takes: tuple[str, ...]
+    crossing: tuple[TensorSpec, ...]
+    early: tuple[str, ...] = ()
+    batched: bool = False
+    max_abs_error: float = 0.0
+
+
 class SliceArtifact(msgspec.Struct, frozen=True):
     """One slice as slicing made it, before a release signs it.
 
     Attributes:
         files: role and path of each file, where it was made.
         tolerance: largest relative error (see `aimass_edge.update.selftest`) of the self-test.
+        tolerances: the same by what runs the slice: "cpu", "tensorrt".
+        latency_ms: of one sample on the reference processor, at most; 0 = nobody says.
         codec: of a cut slice, how what crosses is packed (`aimass_shared.activations`).
+        halves: of a cut slice, what its parts take and give; None of a whole one.
     """
 
     spec: SliceSpec
@@ -148,6 +172,9 @@ class SliceArtifact(msgspec.Struct, frozen=True):
     files: tuple[tuple[Role, str], ...]
     tolerance: float
     codec: str = ""
+    halves: Halves | None = None
+    tolerances: dict[str, float] = {}
+    latency_ms: float = 0.0
 
 
 class SliceEntry(msgspec.Struct, frozen=True):
@@ -155,7 +182,10 @@ class SliceEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         tolerance: largest relative error (see `aimass_edge.update.selftest`) of the self-test.
+        tolerances: the same by what runs the slice: "cpu", "tensorrt".
+        latency_ms: of one sample on the reference processor, at most; 0 = nobody says.
         codec: of a cut slice, how what crosses is packed (`aimass_shared.activations`).
+        halves: of a cut slice, what its parts take and give; None of a whole one.
     """
 
     spec: SliceSpec
@@ -163,11 +193,18 @@ class SliceEntry(msgspec.Struct, frozen=True):
     files: tuple[FileRef, ...]
     tolerance: float
     codec: str = ""
+    halves: Halves | None = None
+    tolerances: dict[str, float] = {}
+    latency_ms: float = 0.0
 
     @property
     def carried(self) -> tuple[FileRef, ...]:
         """What a device fetches: all but the tail."""
         return tuple(ref for ref in self.files if ref.role != "tail")
+
+    def allowed(self, backend: str) -> float:
+        """Largest relative error of the self-test on what runs the slice."""
+        return self.tolerances.get(backend, self.tolerance)
 
     def has(self, role: Role) -> bool:
         """Whether it has a file with a role."""

@@ -9,15 +9,17 @@ from litestar.params import FromPath, JSONBody
 
 from aimass_cloud.access import requires
 from aimass_cloud.app.explanations import ExplainRequest, Explanation, explained
+from aimass_cloud.app.importer import Importer, ImportOnnxRequest
 from aimass_cloud.app.workshop import (
     ImportRequest,
+    Result,
     RoundsRequest,
     SliceRequest,
     TrainRequest,
     Workshop,
 )
 from aimass_cloud.bridge import Bridge
-from aimass_cloud.jobs import Jobs
+from aimass_cloud.jobs import Jobs, Progress
 from aimass_cloud.registry import Registry
 from aimass_cloud.registry.api import ModelView
 
@@ -63,10 +65,29 @@ class WorkController(Controller):
         self,
         jobs: NamedDependency[Jobs],
         workshop: NamedDependency[Workshop],
+        importer: NamedDependency[Importer],
+        *,
         data: JSONBody[SliceRequest],
     ) -> Started:
-        """Make the slices of a model."""
-        return Started(await jobs.start("slice", lambda report: workshop.slice(data, report)))
+        """Make the slices of a model, and measure their plans."""
+
+        async def work(report: Progress) -> Result:
+            again = await importer.found(data.model)
+            if again is not None:
+                return await importer.slice(again, data.cuts, report)
+            return await workshop.slice(data, report)
+
+        return Started(await jobs.start("slice", work))
+
+    @post("/import", guards=[requires("model:write")], status_code=HTTPStatus.ACCEPTED)
+    async def import_onnx(
+        self,
+        jobs: NamedDependency[Jobs],
+        importer: NamedDependency[Importer],
+        data: JSONBody[ImportOnnxRequest],
+    ) -> Started:
+        """Import a user's own ONNX model, whose files were put as blobs, and make its slices."""
+        return Started(await jobs.start("import", lambda report: importer.take(data, report)))
 
     @post("/rounds", guards=[requires("round:write")], status_code=HTTPStatus.ACCEPTED)
     async def rounds(

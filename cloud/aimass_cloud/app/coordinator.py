@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from aimass_cloud.access import Attempts, DeviceTokens, Keys
+from aimass_cloud.app.importer import Importer
 from aimass_cloud.app.opening import (
     broker_address,
     claimed_folder,
@@ -41,11 +42,11 @@ from aimass_cloud.fleet import (
 from aimass_cloud.jobs import Jobs
 from aimass_cloud.registry import Registry, SigningKeys, TufRepository
 from aimass_cloud.rollout import Rollouts
-from aimass_cloud.serving import ModelPool
+from aimass_cloud.serving import ModelPool, SliceFiles, TailFile
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ReleaseRow
 from aimass_shared.errors import AimassError
-from aimass_shared.manifest import SliceEntry, decode
+from aimass_shared.manifest import Manifest, SliceEntry, decode
 from aimass_shared.messages import BrokerAddress, Reported
 from aimass_shared.slices import SliceSpec
 
@@ -73,6 +74,7 @@ class Coordinator:
     rounds: Rounds
     jobs: Jobs
     workshop: Workshop
+    importer: Importer
     bridge: Bridge
     pool: ModelPool
     server_tls: TlsPaths
@@ -81,7 +83,9 @@ class Coordinator:
     @property
     def dependencies(self) -> dict[str, object]:
         """Parts by the names that controllers use."""
-        names = "store blobs tuf keys attempts fleet registry rollouts jobs workshop bridge"
+        names = (
+            "store blobs tuf keys attempts fleet registry rollouts jobs workshop importer bridge"
+        )
         # Not `rounds`: in a wrong field of a body that has a part's name, Litestar sees our defect.
         return {name: getattr(self, name) for name in names.split()} | {"federation": self.rounds}
 
@@ -106,12 +110,27 @@ class Coordinator:
                 row.id,
                 path=self.blobs.path(entry.file("model").sha256),
                 contract=manifest.contract,
-                vocabulary=self._vocabulary(entry),
+                files=self._files(manifest),
             )
         except AimassError as error:
             log.warning("release %s is not served: %s", row.id, error)
             return False
         return True
+
+    def _files(self, manifest: Manifest) -> SliceFiles:
+        """What the pool needs beside the model: its vocabulary, and the tails of cut slices."""
+        tails = {
+            entry.spec.name: TailFile(
+                self.blobs.path(entry.file("tail").sha256),
+                entry.halves,
+                manifest.contract,
+                self._vocabulary(entry),
+            )
+            for entry in manifest.slices
+            if entry.halves is not None
+        }
+        full = manifest.entry(FULL.name)
+        return SliceFiles(self._vocabulary(full), FULL.name, tails)
 
     def _vocabulary(self, entry: SliceEntry) -> Path | None:
         return self.blobs.path(entry.file("vocabulary").sha256) if entry.has("vocabulary") else None
@@ -196,8 +215,13 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
         rounds=rounds,
         jobs=await stack.enter_async_context(Jobs(store)),
         workshop=Workshop(
-            data, registry, rounds, devices=_Online(fleet), roots=_data_roots(settings, data)
+            data,
+            registry,
+            rounds,
+            devices=_Online(fleet),
+            roots=_data_roots(settings, data),
         ),
+        importer=Importer(data, registry, blobs, settings=settings.slicing),
         bridge=bridge,
         pool=await stack.enter_async_context(ModelPool(settings.serving)),
         server_tls=_server_tls(authority, data, settings.http),

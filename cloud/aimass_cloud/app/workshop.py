@@ -17,6 +17,8 @@ import msgspec
 
 from aimass_cloud import recipes
 from aimass_cloud.app.exporting import exporting
+from aimass_cloud.app.importer import RECIPE as IMPORTED
+from aimass_cloud.app.importer import described
 from aimass_cloud.app.roots import DataRoots
 from aimass_cloud.federation.plans import (
     Arrays,
@@ -34,14 +36,17 @@ from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.run import chosen
 from aimass_cloud.registry import NewModel, Registry
+from aimass_cloud.slicing.isolating import MOST_CUTS
 from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError, RequestError
-from aimass_shared.manifest import SliceArtifact, decode
+from aimass_shared.manifest import decode
 from aimass_shared.messages import Reported
 from aimass_shared.moments import Moments
 from aimass_shared.topics import check_segment
 
 Result = dict[str, object]
+MADE = 0.7
+"""Share of slicing that is done when the slices are made and nothing is measured."""
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
@@ -76,9 +81,10 @@ class ImportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /api/v1/jobs/slice`."""
+    """`POST /api/v1/jobs/slice`: `cuts` is the number of cut slices, at most."""
 
     model: str
+    cuts: Annotated[int, msgspec.Meta(ge=0, le=MOST_CUTS)] = 0
 
 
 class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -166,17 +172,25 @@ class Workshop:
         return await self._register(model)
 
     async def slice(self, request: SliceRequest, progress: Progress) -> Result:
-        """Make the slices of a model; a release signs them later."""
+        """Make the slices of a model, and measure their plans; a release signs them later."""
         row = await self._registry.model(request.model)
-        make = (await _needs_torch(_import_slicing)).make_slices
+        making, completing = await _needs_torch(_import_slicing)
         model = await asyncio.to_thread(_load, row)
         await asyncio.to_thread(self._exports.mkdir, parents=True, exist_ok=True)
         folder = self._data / "slices" / row.id
         artifacts = await asyncio.to_thread(
-            make, model, folder, progress=progress, reuse=self._exports
+            making.make_slices, model, folder, progress=_up_to(progress, MADE), reuse=self._exports
+        )
+        artifacts = await asyncio.to_thread(
+            completing.completed,
+            model,
+            artifacts,
+            folder,
+            count=request.cuts,
+            progress=_from(progress, MADE),
         )
         await self._registry.save_slices(row.id, model.info.contract, artifacts)
-        return {"model": row.id, "slices": [_describe(artifact) for artifact in artifacts]}
+        return {"model": row.id, "slices": [described(artifact) for artifact in artifacts]}
 
     async def rounds(self, request: RoundsRequest, progress: Progress) -> Result:
         """Run a statistics round or training rounds over all devices that are online.
@@ -289,6 +303,8 @@ def _new_run(prefix: str) -> str:
 
 
 def _load(row: ModelRow) -> TrainedModel:
+    if row.recipe == IMPORTED:
+        raise RequestError(f"model {row.id} was imported as ONNX: aimass cannot train it")
     return TrainedModel.load(Path(row.directory))
 
 
@@ -302,17 +318,14 @@ def _drop(path: Path, model: TrainedModel, arrays: Arrays) -> None:
     place.put(path.name, Delta(model.id, changed))
 
 
-def _describe(artifact: SliceArtifact) -> Result:
-    cost = artifact.cost
-    return {
-        "slice": artifact.spec.name,
-        "width": artifact.spec.width,
-        "precision": artifact.spec.precision,
-        "bytes": cost.model_bytes,
-        "memory_mib": cost.memory_mib,
-        "p50_ms": cost.reference_ms,
-        "val_error": cost.val_error,
-    }
+def _up_to(progress: Progress, end: float) -> Progress:
+    """Progress of the first part of some work."""
+    return lambda done, told: progress(done * end, told)
+
+
+def _from(progress: Progress, start: float) -> Progress:
+    """Progress of the rest of it."""
+    return lambda done, told: progress(start + done * (1 - start), told)
 
 
 def _round(record: RoundRecord) -> Result:
@@ -333,10 +346,13 @@ def _import_training() -> Any:  # noqa: ANN401  a module; its functions are type
     return training
 
 
-def _import_slicing() -> Any:  # noqa: ANN401  a module; its functions are typed where they stand
-    from aimass_cloud.slicing import making  # noqa: PLC0415  torch is of [train], slow to import
+def _import_slicing() -> Any:  # noqa: ANN401  modules; functions are typed where they stand
+    from aimass_cloud.slicing import (  # noqa: PLC0415  torch is of [train], slow to import
+        completing,
+        making,
+    )
 
-    return making
+    return making, completing
 
 
 async def _needs_torch(load: Callable[[], Any]) -> Any:  # noqa: ANN401  a module

@@ -45,6 +45,8 @@ examples:
 SLICE = """\
 examples:
   aimass slice MODEL                   widths 1.0, 0.5, 0.25; int8; checked against torch
+  aimass slice MODEL --cuts 3          heads for devices and tails for the coordinator, too
+  aimass slice import model.onnx       a model of your own; see `slice import --help`
   aimass slice cuts model.onnx         where any ONNX file can be cut; see `slice cuts --help`
   aimass slice split model.onnx --cut CUT --out parts/
 """
@@ -104,12 +106,18 @@ class _Commands(Protocol):
 
 
 def _command(
-    commands: _Commands, name: str, *, about: str, examples: str = ""
+    commands: _Commands,
+    name: str,
+    *,
+    about: str,
+    examples: str = "",
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
         help=about,
         description=about,
+        parents=list(parents),
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -230,11 +238,12 @@ def _add_training(commands: _Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cut.add_argument("model")
+    cut.add_argument("--cuts", type=int, default=0, help="cut slices, at most (0)")
     cut.set_defaults(call="slice")
 
 
 def _add_slice_verbs(commands: _Commands) -> None:
-    add_slice_verbs(partial(_command, commands))
+    add_slice_verbs(partial(_command, commands), _connection())
 
 
 def _add_release(commands: _Commands) -> None:

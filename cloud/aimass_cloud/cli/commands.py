@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from aimass_cloud.admin import Admin, Watch, segment
 from aimass_cloud.cli import looking
+from aimass_cloud.cli.importing import import_onnx
 from aimass_cloud.cli.training import import_request, train_request
 
 Command = Callable[[Admin, argparse.Namespace, Watch], Awaitable[Any]]
@@ -18,7 +19,12 @@ async def _train(admin: Admin, args: argparse.Namespace, watch: Watch) -> Any:  
 
 
 async def _slice(admin: Admin, args: argparse.Namespace, watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
-    return await admin.wait(await admin.start("slice", {"model": args.model}), watch)
+    body = {"model": args.model, "cuts": args.cuts}
+    return await admin.wait(await admin.start("slice", body), watch)
+
+
+async def _plans(admin: Admin, args: argparse.Namespace, _watch: Watch) -> bytes:
+    return await admin.fetch(f"/api/v1/releases/{segment(args.release)}/plans")
 
 
 async def _release(admin: Admin, args: argparse.Namespace, _watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
@@ -79,6 +85,8 @@ def _call(method: str, path: str, argument: str = "") -> Command:
 COMMANDS: dict[str, Command] = {
     "train": _train,
     "slice": _slice,
+    "slice-import": import_onnx,
+    "slice-plan": _plans,
     "release": _release,
     "release-list": _call("GET", "releases"),
     "release-show": _call("GET", "releases", "release"),

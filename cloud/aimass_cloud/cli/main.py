@@ -24,12 +24,6 @@ INTERRUPTED = 130
 DEFAULT_URL = "http://127.0.0.1:8080"
 CALLER = {"AIMASS_URL", "AIMASS_KEY"}
 """Variables of whoever calls the API; `serve` may be started from the same shell."""
-FILES = {
-    **dict.fromkeys(cutting.CALLS, cutting.carry_out),
-    planning.CALL: planning.carry_out,
-    checking.CALL: checking.carry_out,
-}
-"""Commands about files of this machine, which need no coordinator."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,6 +76,20 @@ async def _call(args: argparse.Namespace) -> Any:  # noqa: ANN401  JSON of any s
     async with Admin.connect(url, _key(args), ca_file=args.ca) as admin:
         with ProgressLine(args.call, quiet=args.json) as line:
             return await COMMANDS[args.call](admin, args, line.watch)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """From a file, or what a release of a coordinator carries."""
+    fetched = asyncio.run(_call(args)) if args.release and not args.profiles else None
+    return planning.carry_out(args, fetched)
+
+
+FILES = {
+    **dict.fromkeys(cutting.CALLS, cutting.carry_out),
+    planning.CALL: _plan,
+    checking.CALL: checking.carry_out,
+}
+"""Commands about files of this machine, most of which need no coordinator."""
 
 
 def _key(args: argparse.Namespace) -> str:

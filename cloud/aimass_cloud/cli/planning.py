@@ -1,4 +1,7 @@
-"""`aimass slice plan`: which slice, codec and place suit a device and a link; works offline."""
+"""`aimass slice plan`: which slice, codec and place suit a device and a link; works offline.
+
+With `--release` the plans come from a coordinator, which whoever calls this has asked.
+"""
 
 import argparse
 import io
@@ -38,8 +41,12 @@ PARTS = ("edge", "uplink", "cloud", "waiting and round trip")
 EXAMPLE = Path(__file__).with_name("example_profiles.json")
 
 
-def carry_out(args: argparse.Namespace) -> int:
+def carry_out(args: argparse.Namespace, fetched: bytes | None = None) -> int:
     """Carry out the command; the exit code.
+
+    Args:
+        args: what was typed.
+        fetched: the plans of a release.
 
     Raises:
         InvalidSettingError: the file is none of profiles, or an option is not as it should be.
@@ -50,9 +57,12 @@ def carry_out(args: argparse.Namespace) -> int:
     if args.example:
         sys.stdout.write(EXAMPLE.read_text("utf-8"))
         return 0
-    if not args.profiles:
-        raise InvalidSettingError("--profiles FILE is needed; --example prints one")
-    found = decode(_read(args.profiles), args.profiles)
+    if fetched is None and not args.profiles:
+        raise InvalidSettingError(
+            "--profiles FILE or --release RELEASE is needed; --example prints a file"
+        )
+    raw = _read(args.profiles) if fetched is None else fetched
+    found = decode(raw, args.profiles or f"the plans of {args.release}")
     device, demand, link = _device(args), _demand(args), _link(args.link)
     queued = {"edge_ms": args.edge_queue_ms, "uplink_ms": args.uplink_queue_ms}
     backlog = _checked(queued, Backlog)

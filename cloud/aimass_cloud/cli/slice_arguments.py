@@ -1,9 +1,10 @@
-"""What can be typed after `aimass slice` besides the id of a model: work on files, done here."""
+"""What can be typed after `aimass slice` besides the id of a model: work on files."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Protocol
 
-SLICE_VERBS = ("cuts", "split", "plan", "check")
+SLICE_VERBS = ("cuts", "split", "plan", "check", "import")
 """Second words of `aimass slice`; with any other it is about a model of the coordinator."""
 
 CUTS = """\
@@ -30,6 +31,18 @@ examples:
   aimass slice check yolo.onnx --size height=640 --size width=640 --json
 """
 
+IMPORT = """\
+Sends an ONNX file, with the files beside it that hold its weights, to the coordinator. There a
+process of its own looks at it, proves its slices and measures them; docs/slicing.md says how, and
+what is refused. Without samples normal numbers stand in for them.
+
+examples:
+  aimass slice import mobilenet.onnx
+  aimass slice import mobilenet.onnx --samples pictures.npz --labels ok,scratch,dent
+  aimass slice import bert.onnx --name reports --size sequence=128 --cuts 5
+  aimass slice import yolo.onnx --channel stable --json     sign a release of it at once
+"""
+
 PLAN = """\
 Ranks what a file of measured profiles offers by expected goodput: accuracy times the probability to
 be in time, at the rate that is asked for. docs/planning.md has the layout of the file.
@@ -39,15 +52,28 @@ examples:
   aimass slice plan --profiles p.json --link 4mbit,30ms --deadline-ms 150 --explain
   aimass slice plan --profiles p.json --slowdown 10 --rate 20 --memory-mib 128 --json
   aimass slice plan --profiles p.json --link 4mbit,30ms,1% --png plans.png --table plans.json
+  aimass slice plan --release RELEASE --link 4mbit,30ms    what the coordinator measured
 """
 
 
 class _Add(Protocol):
-    def __call__(self, name: str, *, about: str, examples: str) -> argparse.ArgumentParser: ...
+    def __call__(
+        self,
+        name: str,
+        *,
+        about: str,
+        examples: str,
+        parents: Sequence[argparse.ArgumentParser] = (),
+    ) -> argparse.ArgumentParser: ...
 
 
-def add_slice_verbs(add: _Add) -> None:
-    """Add the commands. Their names have two words, which `parsed` joins."""
+def add_slice_verbs(add: _Add, connection: argparse.ArgumentParser) -> None:
+    """Add the commands. Their names have two words, which `parsed` joins.
+
+    Args:
+        add: makes one.
+        connection: options of those that speak to a coordinator.
+    """
     listing = add("slice cuts", about="Where an ONNX file can be cut in two.", examples=CUTS)
     split = add("slice split", about="Cut an ONNX file in head and tail.", examples=SPLIT)
     for one, call in ((listing, "slice-cuts"), (split, "slice-split")):
@@ -63,7 +89,21 @@ def add_slice_verbs(add: _Add) -> None:
     split.add_argument("--seed", type=int, default=0, help="of the normal numbers (0)")
     split.add_argument("--tolerance", type=float, help="of the outputs (1e-5; 4e-3 in half)")
     _add_check(add("slice check", about="Whether TensorRT builds an ONNX file.", examples=CHECK))
-    _add_plan(add("slice plan", about="Rank plans for a device and a link.", examples=PLAN))
+    about = "Rank plans for a device and a link."
+    _add_plan(add("slice plan", about=about, examples=PLAN, parents=[connection]))
+    about = "Bring an ONNX model of your own: slices, proofs and plans."
+    _add_import(add("slice import", about=about, examples=IMPORT, parents=[connection]))
+
+
+def _add_import(bring: argparse.ArgumentParser) -> None:
+    bring.add_argument("file", help="ONNX file; weights in files beside it are sent too")
+    bring.add_argument("--name", help="of the model (the name of the file)")
+    bring.add_argument("--samples", metavar="FILE", help=".npz file with an array for each input")
+    bring.add_argument("--labels", default="", help="of classes: a,b,c, or @FILE with a line each")
+    bring.add_argument("--size", action="append", metavar="NAME=N", help="size of an open axis")
+    bring.add_argument("--cuts", type=int, default=3, help="cut slices, at most (3)")
+    bring.add_argument("--channel", default="", help="release it to these devices at once")
+    bring.set_defaults(call="slice-import")
 
 
 def _add_check(check: argparse.ArgumentParser) -> None:
@@ -77,6 +117,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--profiles", metavar="FILE", help="JSON of what was measured")
+    plan.add_argument("--release", help="plans of this release, from the coordinator")
     plan.add_argument("--link", default="none", help="as 4mbit,30ms or 4mbit,30ms,1%% (none)")
     plan.add_argument("--deadline-ms", type=float, default=150.0, help="of a request (150)")
     plan.add_argument("--rate", type=float, default=0.0, help="requests a second (0: seldom)")
@@ -89,7 +130,6 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     device.add_argument("--uplink-queue-ms", type=float, default=0.0, help="until it is free (0)")
     device.add_argument("--cloud-parallel", type=int, default=4, help="requests at once there (4)")
     plan.add_argument("--explain", action="store_true", help="say of each why it wins or loses")
-    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.add_argument("--png", metavar="FILE", help="draw what each takes")
     plan.add_argument("--table", metavar="FILE", help="write the table that goes to a device")
     plan.add_argument("--example", action="store_true", help="print a file of profiles and stop")

@@ -14,7 +14,7 @@ from aimass_cloud.access import requires
 from aimass_cloud.registry.graphs import MEDIA, Form, graph_file
 from aimass_cloud.registry.service import Registry
 from aimass_cloud.store.tables import ModelRow, ReleaseRow
-from aimass_shared.manifest import decode
+from aimass_shared.manifest import Halves, decode
 from aimass_shared.slices import SliceCost
 
 
@@ -44,11 +44,13 @@ class ModelView(msgspec.Struct, frozen=True):
 
 
 class SliceView(msgspec.Struct, frozen=True):
-    """A slice of a release, and what it costs."""
+    """A slice of a release, and what it costs; of a cut one, how and what crosses."""
 
     name: str
     cost: SliceCost
     tolerance: float
+    codec: str = ""
+    halves: Halves | None = None
 
 
 class ReleaseView(msgspec.Struct, frozen=True):
@@ -70,7 +72,9 @@ class ReleaseView(msgspec.Struct, frozen=True):
             model=row.model,
             channel=row.channel,
             path=row.path,
-            slices=tuple(SliceView(e.spec.name, e.cost, e.tolerance) for e in entries),
+            slices=tuple(
+                SliceView(e.spec.name, e.cost, e.tolerance, e.codec, e.halves) for e in entries
+            ),
             created=row.created,
         )
 
@@ -138,3 +142,10 @@ class ReleasesController(Controller):
     ) -> ReleaseView:
         """One release."""
         return ReleaseView.of(await registry.release(release))
+
+    @get("/{release:str}/plans", guards=[requires("release:read")])
+    async def get_plans(
+        self, registry: NamedDependency[Registry], release: FromPath[str]
+    ) -> Response[bytes]:
+        """Every way to answer a request, measured: what `aimass slice plan` ranks."""
+        return Response(await registry.plans(release), media_type="application/json")

@@ -10,11 +10,11 @@ import msgspec
 from sqlalchemy import select
 
 from aimass_cloud.models.files import write_whole
+from aimass_cloud.registry.checking import check_slices
 from aimass_cloud.registry.tuf import TufRepository
 from aimass_cloud.store import Blobs, Store
 from aimass_cloud.store.tables import ModelRow, ReleaseRow
-from aimass_shared.errors import BadUpdateError, ConflictError, NotFoundError, RequestError
-from aimass_shared.fleet import unpack
+from aimass_shared.errors import ConflictError, NotFoundError, RequestError
 from aimass_shared.manifest import (
     Contract,
     FileRef,
@@ -22,11 +22,11 @@ from aimass_shared.manifest import (
     Role,
     SliceArtifact,
     SliceEntry,
+    decode,
     encode,
     target_path,
 )
 from aimass_shared.topics import check_segment
-from aimass_shared.vocabulary import coder_of
 
 LISTED = 500
 SLICES_FILE = "slices.json"
@@ -117,7 +117,7 @@ class Registry:
             RequestError: a slice lacks a file, or its vocabulary is none.
             ConflictError: two slices are the same.
         """
-        await asyncio.to_thread(_check_slices, contract, slices)
+        await asyncio.to_thread(check_slices, contract, slices)
         row = await self.model(model)
         body = msgspec.json.encode(SlicedModel(contract, tuple(slices)))
         await asyncio.to_thread(write_whole, Path(row.directory) / SLICES_FILE, body)
@@ -162,7 +162,7 @@ class Registry:
         """
         check_segment(channel, "channel")
         await self.model(model)
-        await asyncio.to_thread(_check_slices, contract, slices)
+        await asyncio.to_thread(check_slices, contract, slices)
         entries = [await asyncio.to_thread(self._keep, artifact) for artifact in slices]
         release = _new_id("r")
         manifest = Manifest(release, contract.model, contract, tuple(entries), created=_now_ms())
@@ -204,6 +204,19 @@ class Registry:
             raise NotFoundError(f"there is no release {release!r}: see `aimass release list`")
         return row
 
+    async def plans(self, release: str) -> bytes:
+        """The plans of a release: a `aimass_shared.planning.ProfileSet` as JSON.
+
+        Raises:
+            NotFoundError: there is no such release, or it carries none.
+        """
+        row = await self.release(release)
+        for entry in decode(row.manifest).slices:
+            if entry.has("plans"):
+                path = self._blobs.path(entry.file("plans").sha256)
+                return await asyncio.to_thread(path.read_bytes)
+        raise NotFoundError(f"release {release} carries no plans: slice its model again")
+
     async def refresh_timestamp(self) -> list[str]:
         """Sign again what is due; call it often (it is cheap), at least every hour."""
         return await asyncio.to_thread(self._tuf.refresh_timestamp)
@@ -214,7 +227,10 @@ class Registry:
             cost=artifact.cost,
             files=tuple(self._keep_file(role, Path(path)) for role, path in artifact.files),
             tolerance=artifact.tolerance,
+            tolerances=artifact.tolerances,
+            latency_ms=artifact.latency_ms,
             codec=artifact.codec,
+            halves=artifact.halves,
         )
 
     def _keep_file(self, role: Role, path: Path) -> FileRef:
@@ -222,44 +238,6 @@ class Registry:
             raise RequestError(f"the {role} file {path.name} is gone: slice the model again")
         sha256 = self._blobs.put_file(path)
         return FileRef(role, path.name, sha256, self._blobs.size(sha256))
-
-
-def _check_slices(contract: Contract, slices: Sequence[SliceArtifact]) -> None:
-    if not slices:
-        raise RequestError("a release needs at least one slice: run `aimass slice` first")
-    names = [artifact.spec.name for artifact in slices]
-    if len(set(names)) != len(names):
-        raise ConflictError(f"two slices have the same name: {', '.join(sorted(names))}")
-    for artifact in slices:
-        _check_roles(contract, artifact)
-        vocabulary = dict(artifact.files).get("vocabulary")
-        coder_of(contract, None if vocabulary is None else _read(Path(vocabulary)))
-        _check_fleet(contract, dict(artifact.files).get("fleet"))
-
-
-def _check_roles(contract: Contract, artifact: SliceArtifact) -> None:
-    roles = [role for role, _ in artifact.files]
-    if len(set(roles)) != len(roles) or not set(contract.needs) <= set(roles):
-        raise RequestError(
-            f"slice {artifact.spec.name} has the files {', '.join(roles) or 'none'}: it needs one"
-            f" each of {', '.join(contract.needs)}, and may have one train and one fleet"
-        )
-
-
-def _check_fleet(contract: Contract, path: str | None) -> None:
-    if path is None:
-        return
-    try:
-        unpack(_read(Path(path)), tuple(sensor.name for sensor in contract.sensors))
-    except BadUpdateError as error:
-        raise RequestError(f"the fleet file does not fit: {error}; slice again") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"the file {path.name} is gone: slice the model again") from error
 
 
 def _new_id(prefix: str) -> str:

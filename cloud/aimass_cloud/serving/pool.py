@@ -1,7 +1,8 @@
 """The models that the coordinator serves: one active version per name, swapped while it answers.
 
 An `aimass_shared.inference.Backend`: HTTP is in front of it, the queue of each model is a
-`Batcher`. Which release is served is decided by whoever calls `load`.
+`Batcher`. Which release is served is decided by whoever calls `load`. Requests with packed tensors
+(`aimass_shared.inference.parts`) go to the tail of a cut slice, or to the model itself.
 """
 
 import asyncio
@@ -15,20 +16,23 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from aimass_cloud.config import ServingSettings
-from aimass_cloud.serving.batcher import Batcher, BatchLimits
+from aimass_cloud.serving.batcher import Batcher, BatchLimits, Done
 from aimass_cloud.serving.session import OnnxSession, open_session
+from aimass_cloud.serving.tails import TailFile, Tails, TailSession, open_tail, outputs_of
 from aimass_cloud.serving.timing import RunTimes
 from aimass_shared import __version__
-from aimass_shared.errors import NoActiveModelError, NotFoundError
+from aimass_shared.errors import BadTensorError, NoActiveModelError, NotFoundError
 from aimass_shared.inference import (
     InferRequest,
     InferResponse,
     ModelMetadata,
+    Parameter,
     Tensor,
     batch_size,
     check_inputs,
     check_outputs,
     example,
+    parts,
 )
 from aimass_shared.manifest import Contract
 from aimass_shared.spreading import answered, asks_for_many, spread_of
@@ -36,7 +40,27 @@ from aimass_shared.spreading import answered, asks_for_many, spread_of
 log = logging.getLogger(__name__)
 
 PLATFORM = "onnxruntime_onnx"
+INLINE_BYTES = 1 << 14
+"""Messages below this are unpacked on the event loop: a thread would take longer."""
+LEAST_S = 0.001
 _WARM_RUNS = 3
+
+
+class SliceFiles(NamedTuple):
+    """What a release has beside its model file.
+
+    Attributes:
+        vocabulary: where texts are taken or given.
+        name: of the whole slice that is served, which requests with packed inputs name.
+        tails: of the cut slices, by the slice's name.
+    """
+
+    vocabulary: Path | None = None
+    name: str = ""
+    tails: Mapping[str, TailFile] = {}
+
+
+NOTHING_BESIDE = SliceFiles()
 
 
 class _Served(NamedTuple):
@@ -47,6 +71,21 @@ class _Served(NamedTuple):
     contract: Contract
     session: OnnxSession
     batcher: Batcher
+    files: SliceFiles
+
+    def tail(self, slice_name: str) -> TailFile:
+        """The file of a tail.
+
+        Raises:
+            NotFoundError: names the slices that can be asked for.
+        """
+        if slice_name in self.files.tails:
+            return self.files.tails[slice_name]
+        known = ", ".join(sorted({self.files.name, *self.files.tails} - {""})) or "none"
+        raise NotFoundError(
+            f"release {self.version} of {self.name} answers for no slice {slice_name}; slices:"
+            f" {known}"
+        )
 
     def windows(self, inputs: Mapping[str, Tensor]) -> int:
         return batch_size(inputs) if self.session.batchable else 1
@@ -73,6 +112,11 @@ class ModelPool:
         self._served: dict[str, _Served] = {}
         self._loading = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, "serving")  # starts its thread with the first run
+        self.tails = Tails(
+            settings.tails,
+            opened=lambda file: open_tail(file, settings.threads),
+            queued=self._queue_of,
+        )
 
     async def __aenter__(self) -> Self:
         """Start without any model."""
@@ -88,6 +132,7 @@ class ModelPool:
         served, self._served = self._served, {}
         for one in served.values():
             await one.batcher.drain()
+        await self.tails.close()
         self._executor.shutdown()
 
     async def load(
@@ -97,7 +142,7 @@ class ModelPool:
         *,
         path: Path,
         contract: Contract,
-        vocabulary: Path | None = None,
+        files: SliceFiles = NOTHING_BESIDE,
     ) -> None:
         """Open a model, prove it, and put it in the place of the version before it.
 
@@ -108,19 +153,20 @@ class ModelPool:
             version: of the release.
             path: its ONNX file.
             contract: what the release says of it.
-            vocabulary: the file of its slice, where texts are taken or given.
+            files: what the release has beside it.
 
         Raises:
             ModelLoadFailedError: the old version, if any, goes on answering.
         """
         async with self._loading:
-            session, times = await asyncio.to_thread(self._opened, path, contract, vocabulary)
+            session, times = await asyncio.to_thread(self._opened, path, contract, files.vocabulary)
             batcher = self._batcher(session, times)
             old = self._served.get(model)
-            self._served[model] = _Served(model, version, contract, session, batcher)
+            self._served[model] = _Served(model, version, contract, session, batcher, files)
         log.info("serving %s version %s", model, version)
         if old:
             await old.batcher.drain()
+            await self.tails.unload(model, but=version)
 
     def _opened(
         self, path: Path, contract: Contract, vocabulary: Path | None
@@ -139,6 +185,11 @@ class ModelPool:
     def _batcher(self, session: OnnxSession, times: RunTimes) -> Batcher:
         limits = BatchLimits(self._max_batch(session), self._settings.queue_limit)
         return Batcher(session.run, limits, executor=self._executor, times=times)
+
+    def _queue_of(self, tail: TailSession) -> Batcher:
+        most = self._settings.max_batch if tail.halves.batched else 1
+        limits = BatchLimits(most, self._settings.queue_limit)
+        return Batcher(tail.run, limits, executor=self._executor, times=RunTimes())
 
     def ready(self) -> bool:
         """Whether any model answers."""
@@ -176,43 +227,87 @@ class ModelPool:
         Raises:
             NoActiveModelError: nothing is served yet.
             NotFoundError: no such model or version.
-            BadTensorError: the inputs or wanted outputs are not those of the model.
+            BadTensorError: the inputs or wanted outputs are not those of the model or slice.
+            MalformedMessageError: packed tensors do not unpack.
+            ModelLoadFailedError: the tail that is asked for cannot be loaded.
             OverloadedError: the queue is full, or the deadline cannot be met.
             DeadlineExceededError: the deadline passed nevertheless.
         """
         if not self._served:
             raise NoActiveModelError("no model is served yet: make a release first")
         served = self._find(request.model, request.version)
+        name = parts.slice_of(request)
+        if name:
+            return await self._run_packed(served, request, name)
         if not asks_for_many(request):
             return await self._run(served, request)
         spread = spread_of(served.contract, request)
-        deadline_ms = request.deadline_ms or self._settings.default_deadline_ms
         return await answered(
             spread,
             request,
             partial(self._run, served),
             batch=self._max_batch(served.session),
-            deadline_ms=deadline_ms,
+            deadline_ms=self._deadline_ms(request),
         )
+
+    def _deadline_ms(self, request: InferRequest) -> int:
+        return request.deadline_ms or self._settings.default_deadline_ms
 
     async def _run(self, served: _Served, request: InferRequest) -> InferResponse:
         check_inputs(served.contract.inputs, request.inputs)
         check_outputs(request, tuple(spec.name for spec in served.contract.outputs))
-        deadline_ms = request.deadline_ms or self._settings.default_deadline_ms
         windows = served.windows(request.inputs)
-        done = await served.batcher.submit(request.inputs, windows, deadline_ms / 1000)
-        return InferResponse(
-            model=served.name,
-            version=served.version,
-            id=request.id,
-            outputs=done.outputs,
-            parameters={
-                "place": "cloud",
-                "service_ms": round(done.run_s * 1000, 3),
-                "queue_ms": round(done.queue_s * 1000, 3),
-                "batch": done.batch,
-            },
-        )
+        deadline_s = self._deadline_ms(request) / 1000
+        done = await served.batcher.submit(request.inputs, windows, deadline_s)
+        return _answer(served, request, done)
+
+    async def _run_packed(self, served: _Served, request: InferRequest, name: str) -> InferResponse:
+        """Answer a request with packed tensors: by a tail, or by the model itself."""
+        if asks_for_many(request):
+            raise BadTensorError("a request for a slice is one request: it cannot be spread")
+        ends = time.monotonic() + self._deadline_ms(request) / 1000
+        file = served.tail(name) if name != served.files.name else None
+        inputs = await _unpacked(request)
+        if file is None:
+            check_inputs(served.session.inputs, inputs)
+            check_outputs(request, tuple(spec.name for spec in served.contract.outputs))
+            work = served.batcher, inputs, served.windows(inputs)
+        else:
+            check_inputs(file.halves.crossing, inputs)
+            check_outputs(request, outputs_of(file))
+            key = (served.name, served.version, name)
+            tail = await self.tails.get(key, file, ends - time.monotonic())
+            work = tail.batcher, inputs, tail.windows(inputs)
+        batcher, inputs, windows = work
+        done = await batcher.submit(inputs, windows, max(ends - time.monotonic(), LEAST_S))
+        return _answer(served, request, done, slice_name=name)
+
+
+async def _unpacked(request: InferRequest) -> dict[str, Tensor]:
+    """The tensors of a message; of a large one in a thread, so that others are answered."""
+    if sum(array.nbytes for array in request.inputs.values()) < INLINE_BYTES:
+        return parts.unpacked(request)
+    return await asyncio.to_thread(parts.unpacked, request)
+
+
+def _answer(
+    served: _Served, request: InferRequest, done: Done, *, slice_name: str = ""
+) -> InferResponse:
+    parameters: dict[str, Parameter] = {
+        "place": "cloud",
+        "service_ms": round(done.run_s * 1000, 3),
+        "queue_ms": round(done.queue_s * 1000, 3),
+        "batch": done.batch,
+    }
+    if slice_name:
+        parameters[parts.SLICE] = slice_name
+    return InferResponse(
+        model=served.name,
+        version=served.version,
+        id=request.id,
+        outputs=done.outputs,
+        parameters=parameters,
+    )
 
 
 def _timed(session: OnnxSession, inputs: Mapping[str, Tensor]) -> float:

@@ -22,6 +22,7 @@ class OnnxSession:
 
     Attributes:
         batchable: whether the first dimension of all inputs and outputs is the batch.
+        inputs: of the graph: where the contract has texts, these are their numbers.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class OnnxSession:
         self._session = session
         self._coder = coder
         self._outputs = [spec.name for spec in contract.outputs]
+        self.inputs = coder.inputs
         specs = (*contract.inputs, *contract.outputs)
         self.batchable = all(spec.shape[:1] == (-1,) for spec in specs)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the model once; the inputs were checked against the contract."""
-        feeds = self._coder.encode(inputs)
+        """Run the model once; the inputs were checked. Texts may come as their numbers."""
+        texts = {name: array for name, array in inputs.items() if array.dtype == object}
+        feeds = {**inputs, **self._coder.encode(texts)}
         values = cast("list[Tensor]", self._session.run(self._outputs, feeds))
         return self._coder.decode(dict(zip(self._outputs, values, strict=True)))
 
@@ -57,15 +60,9 @@ def open_session(
     Raises:
         ModelLoadFailedError: the runtime refuses the file, or it is not what the contract says.
     """
-    coder = _coder(contract, vocabulary)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    # Batches vary in size: an arena would keep the memory of the largest one for ever.
-    options.enable_cpu_mem_arena = False
+    coder = coder_from(contract, vocabulary)
+    raw = open_graph(path, threads)
     try:
-        raw = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         session = OnnxSession(raw, contract, coder)
         _check_names(raw, contract)
         for batch in (1, 2) if session.batchable else (1,):
@@ -73,13 +70,38 @@ def open_session(
     except ModelLoadFailedError:
         raise
     except Exception as error:  # ORT raises a dozen unrelated classes
-        raise ModelLoadFailedError(
-            f"ONNX Runtime {ort.__version__} cannot run {path.name}: {error}"
-        ) from error
+        raise _refused(path, error) from error
     return session
 
 
-def _coder(contract: Contract, vocabulary: Path | None) -> Coder:
+def open_graph(path: Path, threads: int) -> Any:  # noqa: ANN401  # ORT has no types
+    """A session of ONNX Runtime as the coordinator uses them.
+
+    Raises:
+        ModelLoadFailedError: the runtime refuses the file.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    # Batches vary in size: an arena would keep the memory of the largest one for ever.
+    options.enable_cpu_mem_arena = False
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ORT raises a dozen unrelated classes
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> ModelLoadFailedError:
+    return ModelLoadFailedError(f"ONNX Runtime {ort.__version__} cannot run {path.name}: {error}")
+
+
+def coder_from(contract: Contract, vocabulary: Path | None) -> Coder:
+    """What stands between texts and numbers, with the vocabulary of a slice.
+
+    Raises:
+        ModelLoadFailedError: there is none that can be used, and the contract needs one.
+    """
     try:
         return coder_of(contract, vocabulary.read_bytes() if vocabulary else None)
     except (OSError, MalformedMessageError) as error:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2, for the coordinator, the agent and their clients.
 
-One implementation for both sides: `codec` for the bodies, `asgi` for a server. Which model
-answers, and where, is behind the `Backend` protocol.
+One implementation for both sides: `codec` for the bodies, `asgi` for a server, `parts` for what
+crosses a cut. Which model answers, and where, is behind the `Backend` protocol.
 """
 
 from aimass_shared.inference.asgi import Backend, InferenceApp

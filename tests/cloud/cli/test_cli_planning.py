@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_or_not_given_is_named(
     assert planned(tmp_path / "none.json") == 1
     assert "none.json: No such file" in capsys.readouterr().err
     assert main(["slice", "plan"]) == 1
-    assert "--profiles FILE is needed" in capsys.readouterr().err
+    assert "--profiles FILE or --release RELEASE is needed" in capsys.readouterr().err
 
 
 def test_a_table_for_a_device_that_can_hold_nothing_is_refused(

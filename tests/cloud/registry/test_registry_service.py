@@ -158,7 +158,7 @@ async def test_what_is_no_release_leaves_no_trace(
             [bare],
             "stable",
             RequestError,
-            "one each of model, selftest, and may have one train",
+            "one each of model, selftest; a whole one may have one train",
         ),
         (model.id, [gone], "stable", RequestError, "is gone"),
         (model.id, artifacts, "a/b", MalformedMessageError, "channel"),

@@ -14,7 +14,7 @@ from litestar.types import Receive, Scope, Send
 from tests.tiny_models import ALL, MATCHER, RANKER, Tiny, assert_same, name_of, texts
 
 from aimass_cloud.config import ServingSettings
-from aimass_cloud.serving import ModelPool
+from aimass_cloud.serving import ModelPool, SliceFiles
 from aimass_shared.errors import BadTensorError, ModelLoadFailedError
 from aimass_shared.inference import (
     HEADER_LENGTH,
@@ -44,7 +44,7 @@ async def load(pool: ModelPool, tiny: Tiny, folder: Path, **changed: Any) -> Non
         "r1",
         path=folder / "model.onnx",
         contract=msgspec.structs.replace(tiny.contract, **changed),
-        vocabulary=vocabulary if vocabulary.is_file() else None,
+        files=SliceFiles(vocabulary if vocabulary.is_file() else None),
     )
 
 
@@ -133,7 +133,7 @@ async def test_a_vocabulary_that_does_not_fit_leaves_the_old_model(
             "r2",
             path=path.with_name("model.onnx"),
             contract=RANKER.contract,
-            vocabulary=path if vocabulary is not None else None,
+            files=SliceFiles(path if vocabulary is not None else None),
         )
     answer = await pool.infer(request(RANKER))
     assert_same(answer.outputs, RANKER.answer)

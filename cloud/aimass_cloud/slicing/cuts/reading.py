@@ -58,7 +58,7 @@ def read(path: Path) -> Whole:
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(str(path))
-        names = sorted({place for tensor in tensors(model) for place in _location(tensor)})
+        names = sorted(files_beside(model))
         digest = _digest(content, [path.parent / name for name in names])
     except OSError as error:
         place = error.filename or path
@@ -91,6 +91,11 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def is_beside(tensor: onnx.TensorProto) -> bool:
     """Whether the numbers of a tensor are in another file."""
     return bool(external_data_helper.uses_external_data(tensor))
+
+
+def files_beside(model: onnx.ModelProto) -> set[str]:
+    """Names of the files that hold weights of a model, as it has them."""
+    return {place for tensor in tensors(model) for place in _location(tensor)}
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
