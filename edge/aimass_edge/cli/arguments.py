@@ -2,7 +2,7 @@
 
 import argparse
 
-MOST_SECONDS, MOST_WINDOWS = 600, 4096
+MOST_SECONDS, MOST_COUNT = 600, 4096
 DESCRIPTION = """\
 The aimass agent: telemetry in, predictions out, with or without the cloud.
 
@@ -61,8 +61,10 @@ def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--seconds", type=_seconds, default=2.0, help="time for each slice and batch size (2)"
     )
     bench.add_argument(
-        "--batch", type=_windows, default=8, help="windows in a run, besides single ones (8)"
+        "--batch", type=_count, default=8, help="windows in a run, besides single ones (8)"
     )
+    turns = "how often each has its turn, in a process of its own each time (3)"
+    bench.add_argument("--turns", type=_count, default=3, help=turns)
     bench.add_argument(
         "--nodes", action="store_true", help="time of every node and operator, by ONNX Runtime"
     )
@@ -79,8 +81,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _windows(text: str) -> int:
+def _count(text: str) -> int:
     value = int(text)
-    if not 1 <= value <= MOST_WINDOWS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_WINDOWS}")
+    if not 1 <= value <= MOST_COUNT:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_COUNT}")
     return value
