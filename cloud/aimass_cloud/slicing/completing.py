@@ -54,12 +54,12 @@ def completed(
         raise ConflictError(f"plans need the slice {FULL.name}: it is what the cloud runs")
     full = dict(wholes[0].artifact.files)
     source = source_of(model, onnx.load_model(full["model"]), full)
-    cut = cut_slices(source, folder, count, lambda done, told: progress(done / 2, told))
+    cut = cut_slices(source, folder, count, progress=lambda done, told: progress(done / 2, told))
     profiles = planned(
         model.info.contract.model,
         source.subject,
         (wholes, cut),
-        lambda done, told: progress((1 + done) / 2, told),
+        progress=lambda done, told: progress((1 + done) / 2, told),
     )
     return with_plans([*artifacts, *(one.artifact for one in cut)], profiles, folder)
 

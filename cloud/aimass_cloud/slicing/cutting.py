@@ -131,7 +131,7 @@ def _sends_less(cut: cuts.Cut, found: cuts.Cuts) -> bool:
     return found.input_bytes is None or (cut.bytes_per_sample or 0) < found.input_bytes
 
 
-def cut_slices(source: Source, folder: Path, count: int, progress: Progress) -> list[CutSlice]:
+def cut_slices(source: Source, folder: Path, count: int, *, progress: Progress) -> list[CutSlice]:
     """Cut slices of a model, each in a folder of its own; none where it cannot be cut.
 
     Args:

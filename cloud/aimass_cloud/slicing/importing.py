@@ -103,8 +103,8 @@ def imported(folder: Path, tell: "Tell") -> Imported:
     source = _source(model, contract, samples)
     place = folder / SLICES
     wholes = [_full(source, runner, place)]
-    cut = cut_slices(source, place, order.cuts, tell.part(0.2, 0.6))
-    profiles = planned(order.name, source.subject, (wholes, cut), tell.part(0.6, 0.98))
+    cut = cut_slices(source, place, order.cuts, progress=tell.part(0.2, 0.6))
+    profiles = planned(order.name, source.subject, (wholes, cut), progress=tell.part(0.6, 0.98))
     made = [*(one.artifact for one in wholes), *(one.artifact for one in cut)]
     return Imported(
         contract,

@@ -31,6 +31,7 @@ def planned(
     model: str,
     subject: Subject,
     slices: tuple[Sequence[WholeSlice], Sequence[CutSlice]],
+    *,
     progress: Progress,
 ) -> ProfileSet:
     """All candidates of a model, measured: slices here, the whole there, both halves of each cut.
@@ -47,7 +48,7 @@ def planned(
         progress(number / (1 + len(wholes) + len(cut)), f"measuring {one.artifact.spec.name}")
         spec = one.artifact.spec
         here = Candidate(spec.width, spec.precision, "edge")
-        found.append(on_edge(subject, here, one.run, one.artifact.cost.memory_mib))
+        found.append(on_edge(subject, here, one.run, memory_mib=one.artifact.cost.memory_mib))
     found += in_cloud(subject, wholes[0].run)
     for number, half in enumerate(cut, 1 + len(wholes)):
         progress(number / (1 + len(wholes) + len(cut)), f"measuring {half.artifact.spec.name}")
@@ -74,7 +75,7 @@ def _splits(subject: Subject, half: CutSlice) -> list[Profile]:
     for codec in dict.fromkeys(codecs):
         one = Candidate(spec.width, spec.precision, "split", spec.cut, codec)
         try:
-            found.append(handed_off(subject, one, half.way(codec), memory))
+            found.append(handed_off(subject, one, half.way(codec), memory_mib=memory))
         except BadTensorError:  # numbers that the codec cannot hold
             continue
     return found

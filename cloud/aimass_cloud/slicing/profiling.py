@@ -91,7 +91,7 @@ def packing(codec: ActivationCodec) -> Packing:
     return Packing(lambda arrays: encode(arrays, codec), decode)
 
 
-def on_edge(subject: Subject, candidate: Candidate, run: Run, memory_mib: float) -> Profile:
+def on_edge(subject: Subject, candidate: Candidate, run: Run, *, memory_mib: float) -> Profile:
     """A slice that runs on the device."""
     ms, spread = timed(lambda: run(subject.one), most_seconds=subject.seconds)
     return Profile(
@@ -129,7 +129,7 @@ class Way:
 
 
 def handed_off(
-    subject: Subject, candidate: Candidate, way: Way, memory_mib: float = 0.0
+    subject: Subject, candidate: Candidate, way: Way, *, memory_mib: float = 0.0
 ) -> Profile:
     """A request that is begun on the device and answered in the cloud.
 
