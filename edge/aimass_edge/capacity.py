@@ -1,12 +1,11 @@
-"""How much work this device can take: measured times, its queue, and where a request should go.
+"""How much work this device can take: measured times, and the account of what is queued.
 
 All of it is pure: times come in as arguments, in seconds of a monotonic clock. `predict` keeps one
-`Capacity` and asks `decide`; `handoff` keeps an `Estimate` of the cloud's round trip. Nothing here
-runs, sends or waits.
+`Capacity`; `handoff` keeps an `Estimate` of the cloud's round trip. Nothing here runs, sends or
+waits; where a request goes is `predict.deciding`'s.
 """
 
 from collections import deque
-from typing import Literal
 
 import msgspec
 
@@ -14,11 +13,6 @@ WEIGHT = 0.2
 HALF_LIFE_S = 1.0
 RECENT = 128
 LATENCIES = 1024
-
-Place = Literal["local", "cloud", "refuse"]
-Reason = Literal[
-    "fits", "hand-off", "queue-full", "would-be-late", "budget-too-short", "cloud-too-slow"
-]
 
 
 class Estimate:
@@ -161,65 +155,6 @@ class Capacity:
         if ticket.started is None:
             return whole
         return max(0.0, whole - (now - ticket.started) * 1e3)
-
-
-class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision looks at.
-
-    Attributes:
-        remaining_ms: time until the request's deadline.
-        queued: requests that wait. backlog_ms: predicted time of all that is ahead.
-        service_ms: predicted time of the request's own run.
-        cloud_ready: hand-off is set up, allowed for this request, and its breaker lets it through.
-        cloud_ms: expected round trip of a hand-off.
-    """
-
-    remaining_ms: float
-    queued: int
-    backlog_ms: float
-    service_ms: float
-    cloud_ready: bool = False
-    cloud_ms: float = 0.0
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a decision; see `CapacitySettings` and `HandoffSettings` of the configuration.
-
-    Attributes:
-        safety: factor on predictions of local work.
-        min_budget_ms: time below which a hand-off is not tried.
-    """
-
-    queue_limit: int
-    safety: float
-    min_budget_ms: float
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """Where a request goes and why. `predicted_ms` is when it would be done locally."""
-
-    place: Place
-    reason: Reason
-    predicted_ms: float
-
-
-def decide(load: Load, policy: Policy) -> Decision:
-    """Choose between here, the cloud, and an honest no: whichever still meets the deadline.
-
-    Local work is preferred; it is never accepted to be late, because a late answer costs the same
-    work and delays all that come after it (that is how a queue collapses).
-    """
-    predicted_ms = (load.backlog_ms + load.service_ms) * policy.safety
-    full = load.queued >= policy.queue_limit
-    if not full and predicted_ms <= load.remaining_ms:
-        return Decision("local", "fits", predicted_ms)
-    if not load.cloud_ready:
-        return Decision("refuse", "queue-full" if full else "would-be-late", predicted_ms)
-    if load.remaining_ms < policy.min_budget_ms:
-        return Decision("refuse", "budget-too-short", predicted_ms)
-    if load.remaining_ms < load.cloud_ms:
-        return Decision("refuse", "cloud-too-slow", predicted_ms)
-    return Decision("cloud", "hand-off", predicted_ms)
 
 
 def _bucket(windows: int) -> int:

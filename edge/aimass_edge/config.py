@@ -12,6 +12,9 @@ import msgspec
 
 from aimass_shared.slices import Precision
 
+Policy = Literal["local-first", "cloud-first", "never-leave-site"]
+"""Who is asked first where a request goes; see `HandoffSettings`."""
+
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """TensorRT engines, which are built on the device and kept.
@@ -133,18 +136,36 @@ class ApiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CapacitySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a request is too much for this device."""
+    """When a request is too much for this device.
+
+    Attributes:
+        narrower: slices of the active release that are loaded beside it, if the board's memory has
+            room for them: requests that the active one would be late for are answered by these.
+    """
 
     default_deadline_ms: int = 250
     queue_limit: int = 64
     safety: float = 1.2
+    narrower: int = 1
 
 
 class HandoffSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Handing a request to the cloud: its share of the deadline, and when to stop trying."""
+    """Handing a request to the cloud: who is asked first, and when to stop trying.
+
+    Attributes:
+        policy: "local-first" asks the cloud where this device would be late, "cloud-first" wherever
+            it has the time for an answer of its own afterwards, "never-leave-site" nowhere,
+            whatever a release or an administrator wants.
+        policies: of models by name, where another one is wanted.
+        min_budget_ms: time below which a hand-off is not tried.
+        reserve_ms: time that a hand-off leaves beyond what an answer from here needs.
+    """
 
     enabled: bool = True
+    policy: Policy = "local-first"
+    policies: dict[str, Policy] = {}
     min_budget_ms: int = 20
+    reserve_ms: int = 10
     failures_to_open: int = 3
     retry_after_ms: int = 1000
 

@@ -1,7 +1,7 @@
 """Handing a request to the cloud: one HTTPS call inside a hard budget, behind a circuit breaker.
 
-Whether to hand off is `capacity.decide`'s choice and what to do when it fails is `predict`'s; this
-is only the way there. Every failure is one error, `CloudUnavailableError`, because to the device
+Whether to hand off and what to do when it fails is `predict`'s choice (`predict.deciding`); this is
+only the way there. Every failure is one error, `CloudUnavailableError`, because to the device
 they are all the same: no answer from there in time.
 """
 
@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from aimass_edge.capacity import Estimate
-from aimass_edge.config import HandoffSettings
+from aimass_edge.config import HandoffSettings, Policy
 from aimass_shared.errors import AimassError, CloudUnavailableError, InvalidSettingError
 from aimass_shared.inference import (
     HEADER_LENGTH,
@@ -151,6 +151,15 @@ class Handoff:
     def min_budget_ms(self) -> float:
         """Time below which a hand-off is not tried."""
         return float(self._settings.min_budget_ms)
+
+    @property
+    def reserve_ms(self) -> float:
+        """Time that a hand-off leaves beyond what an answer from here needs."""
+        return float(self._settings.reserve_ms)
+
+    def policy_of(self, model: str) -> Policy:
+        """Who is asked first for a model."""
+        return self._settings.policies.get(model, self._settings.policy)
 
     def ready(self) -> bool:
         """Whether a request would be let through now."""

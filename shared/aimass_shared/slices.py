@@ -100,6 +100,35 @@ def choose(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> SliceSpec:
     return min(possible, key=lambda spec: (possible[spec].reference_ms, spec))
 
 
+def beside(
+    board: Board, offers: Mapping[SliceSpec, SliceCost], chosen: SliceSpec, *, most: int
+) -> list[SliceSpec]:
+    """Narrower slices that a board can hold beside the one that it runs, widest first.
+
+    One of a width, in the format that the board likes best; the narrowest ones, which are the
+    fastest, where not all have room.
+
+    Args:
+        board: what the device offers.
+        offers: the slices of a release with their cost.
+        chosen: what it runs.
+        most: how many.
+    """
+    left_mib = board.memory_mib - offers[chosen].memory_mib
+    narrower = [
+        spec
+        for spec, cost in offers.items()
+        if spec.cut == WHOLE and spec.width < chosen.width and fits(board, spec, cost)
+    ]
+    narrower.sort(key=lambda spec: (spec.width, board.precisions.index(spec.precision)))
+    found: dict[float, SliceSpec] = {}
+    for spec in narrower:
+        if spec.width not in found and len(found) < most and offers[spec].memory_mib <= left_mib:
+            found[spec.width] = spec
+            left_mib -= offers[spec].memory_mib
+    return list(reversed(found.values()))
+
+
 def _too_much(board: Board, offers: Mapping[SliceSpec, SliceCost]) -> str:
     if not offers:
         return f"the release has no whole slice, which {board.name} needs"

@@ -1,94 +1,13 @@
-"""The pure core of capacity: estimates, the account of queued work, and decisions."""
+"""The pure core of capacity: estimates, and the account of queued work."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aimass_edge.capacity import (
-    Capacity,
-    Decision,
-    Estimate,
-    Latencies,
-    Load,
-    Policy,
-    ServiceTimes,
-    Ticket,
-    decide,
-)
+from aimass_edge.capacity import Capacity, Estimate, Latencies, ServiceTimes, Ticket
 
-POLICY = Policy(queue_limit=4, safety=1.25, min_budget_ms=20.0)
 times = st.floats(0.01, 10_000.0)
-
-
-def load(
-    remaining: float, *, queued: int = 0, backlog: float = 0.0, cloud: float | None = None
-) -> Load:
-    return Load(
-        remaining_ms=remaining,
-        queued=queued,
-        backlog_ms=backlog,
-        service_ms=8.0,
-        cloud_ready=cloud is not None,
-        cloud_ms=cloud or 0.0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("given_load", "expected"),
-    [
-        (load(100.0), Decision("local", "fits", 10.0)),
-        (load(10.0), Decision("local", "fits", 10.0)),
-        (load(9.9), Decision("refuse", "would-be-late", 10.0)),
-        (load(100.0, backlog=72.0), Decision("local", "fits", 100.0)),
-        (load(100.0, backlog=72.1, cloud=30.0), Decision("cloud", "hand-off", 100.125)),
-        (load(100.0, backlog=80.0, cloud=100.0), Decision("cloud", "hand-off", 110.0)),
-        (load(100.0, backlog=80.0, cloud=100.1), Decision("refuse", "cloud-too-slow", 110.0)),
-        (load(100.0, backlog=80.0), Decision("refuse", "would-be-late", 110.0)),
-        (load(100.0, queued=4), Decision("refuse", "queue-full", 10.0)),
-        (load(100.0, queued=4, cloud=30.0), Decision("cloud", "hand-off", 10.0)),
-        (load(19.9, backlog=80.0, cloud=5.0), Decision("refuse", "budget-too-short", 110.0)),
-        (load(0.0, cloud=0.0), Decision("refuse", "budget-too-short", 10.0)),
-    ],
-)
-def test_decisions(given_load: Load, expected: Decision) -> None:
-    assert decide(given_load, POLICY) == expected
-
-
-loads = st.builds(
-    Load,
-    remaining_ms=st.floats(0, 1000),
-    queued=st.integers(0, 8),
-    backlog_ms=st.floats(0, 1000),
-    service_ms=st.floats(0, 1000),
-    cloud_ready=st.booleans(),
-    cloud_ms=st.floats(0, 1000),
-)
-
-
-@given(loads)
-def test_nothing_is_accepted_that_would_be_late(given_load: Load) -> None:
-    decision = decide(given_load, POLICY)
-    if decision.place == "local":
-        assert given_load.backlog_ms + given_load.service_ms <= given_load.remaining_ms
-        assert given_load.queued < POLICY.queue_limit
-    if decision.place == "cloud":
-        assert given_load.cloud_ready
-        assert given_load.cloud_ms <= given_load.remaining_ms
-
-
-@given(loads, st.floats(0, 1000))
-def test_more_time_never_turns_a_yes_into_a_no(given_load: Load, more: float) -> None:
-    longer = Load(
-        remaining_ms=given_load.remaining_ms + more,
-        queued=given_load.queued,
-        backlog_ms=given_load.backlog_ms,
-        service_ms=given_load.service_ms,
-        cloud_ready=given_load.cloud_ready,
-        cloud_ms=given_load.cloud_ms,
-    )
-    if decide(given_load, POLICY).place != "refuse":
-        assert decide(longer, POLICY).place != "refuse"
 
 
 def test_the_first_measurement_replaces_the_guess() -> None:

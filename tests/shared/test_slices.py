@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimass_shared.errors import UnfitReleaseError
-from aimass_shared.slices import Board, SliceCost, SliceSpec, choose, fits, is_timely
+from aimass_shared.slices import Board, SliceCost, SliceSpec, beside, choose, fits, is_timely
 
 BOARD = Board("board", memory_mib=100, cpu_time_factor=4, window_budget_ms=2.0)
 
@@ -102,3 +102,31 @@ def test_what_tensorrt_refuses_is_not_for_boards_whose_models_it_runs() -> None:
     assert choose(orin, offers) == SliceSpec(0.5, "fp32")
     with pytest.raises(UnfitReleaseError, match="TensorRT"):
         choose(orin, {SliceSpec(1.0, "fp32"): refused})
+
+
+def test_beside_a_slice_are_narrower_ones_as_far_as_there_is_room() -> None:
+    half, quarter = SliceSpec(0.5, "int8"), SliceSpec(0.25, "int8")
+    roomy = Board("roomy", memory_mib=200, cpu_time_factor=1, window_budget_ms=2.0)
+    assert beside(roomy, OFFERS, SliceSpec(1.0, "fp32"), most=9) == [half, quarter]
+    assert beside(roomy, OFFERS, SliceSpec(1.0, "fp32"), most=1) == [quarter]
+    assert beside(roomy, OFFERS, half, most=9) == [quarter]
+    assert beside(roomy, OFFERS, quarter, most=9) == []
+    assert beside(roomy, OFFERS, half, most=0) == []
+    assert beside(BOARD, OFFERS, half, most=9) == [quarter]
+    assert beside(BOARD, OFFERS, SliceSpec(1.0, "fp32"), most=9) == [], "60 and 45 are over 100"
+
+
+@given(boards, st.dictionaries(specs, costs, min_size=1), st.integers(0, 3))
+def test_all_that_a_board_holds_at_once_has_room(
+    board: Board, offers: dict[SliceSpec, SliceCost], most: int
+) -> None:
+    try:
+        chosen = choose(board, offers)
+    except UnfitReleaseError:
+        return
+    found = beside(board, offers, chosen, most=most)
+    assert len(found) <= most
+    assert sum(offers[spec].memory_mib for spec in [chosen, *found]) <= board.memory_mib
+    widths = [spec.width for spec in [chosen, *found]]
+    assert widths == sorted(set(widths), reverse=True)
+    assert all(fits(board, spec, offers[spec]) for spec in found)

@@ -102,6 +102,12 @@ class Runner:
         """Let nothing answer."""
         await self._predictor.deactivate()
 
+    async def narrow(self, beside: Sequence[Installed]) -> None:
+        """Have narrower slices beside the active one, if that is still of their release."""
+        slices = [(one.entry, one.directory) for one in beside]
+        release = beside[0].ref.release if beside else ""
+        await self._predictor.narrow(release, slices)
+
     @property
     def predictions(self) -> int:
         """Windows predicted and requests answered so far: not every device has telemetry."""
@@ -161,6 +167,7 @@ class Agent:
                 tasks.start_soon(parts.outbox.run, parts.bus, device)
                 tasks.start_soon(parts.wishes.run)
                 tasks.start_soon(parts.wishes.watch_trial)
+                tasks.start_soon(parts.wishes.accompany)
                 tasks.start_soon(parts.telemetry.run)
                 sys.stderr.write(f"aimass-edge {device} runs\n")
                 try:

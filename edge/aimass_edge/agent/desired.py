@@ -10,7 +10,7 @@ is reported, and what runs keeps running.
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Report = Callable[[Reported], Awaitable[None]]
 RETRY_S = 2.0
+BESIDE_RETRY_S = 30.0
 WATCH_S = 1.0
 MAX_FAILURES_ON_TRIAL = 3
 
@@ -46,6 +47,10 @@ class Updates(Protocol):
         """Keep the install on trial."""
         ...
 
+    async def complete(self) -> tuple[Installed, ...]:
+        """The narrower slices that stand beside the settled install."""
+        ...
+
     async def reject(self, why: str) -> Installed | None:
         """Never run the current install again; load what this returns."""
         ...
@@ -60,6 +65,10 @@ class Activates(Protocol):
 
     async def deactivate(self) -> None:
         """Run nothing from now on."""
+        ...
+
+    async def narrow(self, beside: Sequence[Installed]) -> None:
+        """Have narrower slices beside the active one of their release."""
         ...
 
     @property
@@ -100,6 +109,7 @@ class DesiredState:
         self._report = report
         self._wanted: Desired | None = None
         self._changed = anyio.Event()
+        self._settled = anyio.Event()
         self._trial: _Trial | None = None
         self._failures = 0
         self.installed: Installed | None = None
@@ -133,6 +143,24 @@ class DesiredState:
             desired = self._wanted
             if desired is not None:
                 await self._take(desired)
+
+    async def accompany(self) -> None:
+        """Have narrower slices beside every install that settles, until cancelled.
+
+        They are a help and no more: what cannot be had is left out, and tried again if the
+        coordinator only did not answer.
+        """
+        while True:
+            await self._settled.wait()
+            self._settled = anyio.Event()
+            try:
+                await self._activates.narrow(await self._updates.complete())
+            except LinkError as error:
+                log.info("narrower slices not fetched, trying again: %s", error)
+                await anyio.sleep(BESIDE_RETRY_S)
+                self._settled.set()
+            except AimassError as error:
+                log.warning("no narrower slices beside %s: %s", self._name(), error)
 
     async def watch_trial(self) -> None:
         """Keep the install on trial once it has done enough, or go back from one that fails."""
@@ -176,6 +204,7 @@ class DesiredState:
             self._trial = trial
             log.warning("release %s cannot be kept yet: %s", self._name(), error)
             return
+        self._settled.set()
         log.info("release %s has proved itself", self._name())
 
     async def _go_back(self, why: str) -> None:
@@ -185,6 +214,7 @@ class DesiredState:
             previous = await self._updates.reject(why)
             if previous is not None:
                 await self._activate(previous)
+                self._settled.set()
                 return
         except AimassError as error:
             log.warning("there is nothing to go back to: %s", error)
@@ -223,6 +253,8 @@ class DesiredState:
                 await self._refuse(error)
             raise
         self._trial = self._begun() if installed.trial else None
+        if not installed.trial:
+            self._settled.set()
 
     def _begun(self) -> _Trial:
         counts = self._activates

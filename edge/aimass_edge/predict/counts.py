@@ -11,7 +11,7 @@ class Counts(msgspec.Struct):
         predicted: windows with a prediction. alarms: predictions with the alarm up.
         uncovered: windows with too few measured values.
         requests: that came in = answered + handed_off + refused + late + invalid + failed.
-        answered: by the local slice, in time.
+        answered: by a local slice, in time. narrowed: of these, by one narrower than the active.
         handed_off: answered by the cloud. hand_offs_failed: tries that were not (of any outcome).
         refused: told at once or after a failed hand-off that it cannot be done in time.
         late: accepted, but not done by the deadline.
@@ -26,6 +26,7 @@ class Counts(msgspec.Struct):
     failed_windows: int = 0
     requests: int = 0
     answered: int = 0
+    narrowed: int = 0
     handed_off: int = 0
     hand_offs_failed: int = 0
     refused: int = 0
@@ -41,6 +42,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         task: what the model is for. telemetry: whether it is fed from telemetry; a model that is
             not answers requests only.
+        narrower: slices that are loaded beside the active one, for requests that it is late for.
     """
 
     ready: bool
@@ -49,6 +51,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     telemetry: bool
     release: str
     slice: str
+    narrower: tuple[str, ...]
     provider: str
     board: str
     queued: int

@@ -1,19 +1,20 @@
 """Where a request is answered: here, in the cloud, or with an honest no, always by its deadline.
 
-The choice itself is `capacity.decide`, pure; this measures what that needs, follows it, and falls
+The choice itself is `deciding.decide`, pure; this measures what that needs, follows it, and falls
 back to this device when the cloud does not keep its promise. Telemetry never comes here.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import msgspec
 
-from aimass_edge.capacity import Capacity, Decision, Load, Policy, decide
-from aimass_edge.config import CapacitySettings
+from aimass_edge.capacity import Capacity
+from aimass_edge.config import CapacitySettings, Policy
 from aimass_edge.predict.active import Active
 from aimass_edge.predict.counts import Counts
+from aimass_edge.predict.deciding import NONE, Decision, Load, Rules, decide
 from aimass_edge.predict.worker import Worker
 from aimass_edge.runtime import Arrays, check_feeds, windows_of
 from aimass_shared.errors import (
@@ -38,6 +39,13 @@ class Cloud(Protocol):
     def min_budget_ms(self) -> float:
         """Time below which a hand-off is not tried."""
 
+    @property
+    def reserve_ms(self) -> float:
+        """Time that a hand-off leaves beyond what an answer from here needs."""
+
+    def policy_of(self, model: str) -> Policy:
+        """Who is asked first for a model."""
+
     def ready(self) -> bool:
         """Whether a request would be let through now."""
 
@@ -53,13 +61,24 @@ class Cloud(Protocol):
 
 
 class Errand(msgspec.Struct, frozen=True, eq=False):
-    """A request that was found valid: what it runs on, and when it came and must be done."""
+    """A request that was found valid: what it can run on, when it came and must be done.
+
+    `ladder` has the slices that are loaded, the active one first and narrower ones after it.
+    """
 
     request: InferRequest
-    active: Active
+    ladder: tuple[Active, ...]
     feeds: Arrays
     start: float
     end: float
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep all its slices open for as long as the block runs."""
+        with ExitStack() as stack:
+            for active in self.ladder:
+                stack.enter_context(active.in_use())
+            yield
 
 
 class Workbench(msgspec.Struct, frozen=True, eq=False):
@@ -78,7 +97,7 @@ class Workbench(msgspec.Struct, frozen=True, eq=False):
 
 
 class Dispatch:
-    """Answers requests; `find` gives the slice that a model and a version name."""
+    """Answers requests; `find` gives the slices that a model and a version name, widest first."""
 
     def __init__(
         self,
@@ -86,7 +105,7 @@ class Dispatch:
         settings: CapacitySettings,
         *,
         cloud: Cloud | None,
-        find: Callable[[str, str], Active],
+        find: Callable[[str, str], tuple[Active, ...]],
     ) -> None:
         self._bench = bench
         self._capacity = bench.capacity
@@ -95,18 +114,13 @@ class Dispatch:
         self._settings = settings
         self._cloud = cloud
         self._find = find
-        self._policy = Policy(
-            queue_limit=settings.queue_limit,
-            safety=settings.safety,
-            min_budget_ms=cloud.min_budget_ms if cloud else 0.0,
-        )
 
     async def answer(self, request: InferRequest) -> InferResponse:
         """Answer a request, and count how it ended; see `Predictor.infer`."""
         self.counts.requests += 1
         with self._counted():
             errand = self._errand(request)
-            with errand.active.in_use():
+            with errand.in_use():
                 return await self._serve(errand)
 
     @contextmanager
@@ -133,31 +147,31 @@ class Dispatch:
 
     def _errand(self, request: InferRequest) -> Errand:
         start = self._clock()
-        active = self._find(request.model, request.version)
-        check_feeds(active.session.inputs, request.inputs)
-        check_outputs(request, tuple(spec.name for spec in active.session.outputs))
+        ladder = self._find(request.model, request.version)
+        session = ladder[0].session
+        check_feeds(session.inputs, request.inputs)
+        check_outputs(request, tuple(spec.name for spec in session.outputs))
         deadline_ms = request.deadline_ms
         if deadline_ms is None:
             deadline_ms = self._settings.default_deadline_ms
-        return Errand(request, active, request.inputs, start, start + deadline_ms / 1e3)
+        return Errand(request, ladder, request.inputs, start, start + deadline_ms / 1e3)
 
     async def _serve(self, errand: Errand) -> InferResponse:
         decision = self._decide(errand, may_hand_off=_may_hand_off(errand.request))
         if decision.place == "cloud":
-            return await self._hand_off(errand)
+            return await self._hand_off(errand, decision)
         if decision.place == "local":
-            return await self._run_here(errand)
+            return await self._run_here(errand, decision)
         raise self._refusal(errand, decision)
 
-    async def _run_here(self, errand: Errand) -> InferResponse:
+    async def _run_here(self, errand: Errand, decision: Decision) -> InferResponse:
+        active = errand.ladder[decision.rung]
         outputs = await self._bench.worker.submit(
-            errand.active,
-            errand.feeds,
-            telemetry=False,
-            remaining_s=errand.end - self._clock(),
+            active, errand.feeds, telemetry=False, remaining_s=errand.end - self._clock()
         )
         self.counts.answered += 1
-        manifest = errand.active.manifest
+        self.counts.narrowed += decision.rung > 0
+        manifest = active.manifest
         return InferResponse(
             model=manifest.model,
             version=manifest.release,
@@ -166,15 +180,16 @@ class Dispatch:
             parameters={
                 "place": "local",
                 "service_ms": self._bench.done_ms(errand.start),
-                "slice": errand.active.entry.spec.name,
+                "slice": active.entry.spec.name,
             },
         )
 
-    async def _hand_off(self, errand: Errand) -> InferResponse:
-        if self._cloud is None:
+    async def _hand_off(self, errand: Errand, decision: Decision) -> InferResponse:
+        cloud = self._cloud
+        if cloud is None:
             raise CloudUnavailableError("this device has no cloud to hand off to")
         try:
-            answer = await self._cloud.infer(errand.request, self._left_ms(errand) - ANSWER_MS)
+            answer = await cloud.infer(errand.request, self._budget_ms(errand, decision, cloud))
         except CloudUnavailableError as error:
             self.counts.hand_offs_failed += 1
             return await self._after_failure(errand, error)
@@ -183,27 +198,49 @@ class Dispatch:
         told = {**answer.parameters, "place": "cloud", "service_ms": service_ms}
         return msgspec.structs.replace(answer, parameters=told)
 
+    def _budget_ms(self, errand: Errand, decision: Decision, cloud: Cloud) -> float:
+        """What the cloud gets: what was decided, less what has passed since then."""
+        if decision.rung == NONE:
+            return self._left_ms(errand) - ANSWER_MS
+        kept_ms = self._needs_ms(errand)[decision.rung] + cloud.reserve_ms
+        return min(decision.budget_ms, self._left_ms(errand) - kept_ms)
+
     async def _after_failure(self, errand: Errand, error: CloudUnavailableError) -> InferResponse:
-        """What can still be done here is done here; the queue may have got shorter meanwhile."""
-        if self._decide(errand, may_hand_off=False).place == "local":
-            return await self._run_here(errand)
+        """What can still be done here is done here, by the widest slice that there is time for."""
+        decision = self._decide(errand, may_hand_off=False)
+        if decision.place == "local":
+            return await self._run_here(errand, decision)
         raise error
 
     def _decide(self, errand: Errand, *, may_hand_off: bool) -> Decision:
-        return decide(self._load(errand, may_hand_off=may_hand_off), self._policy)
-
-    def _load(self, errand: Errand, *, may_hand_off: bool) -> Load:
-        now = self._clock()
-        windows = windows_of(errand.active.session.inputs, errand.feeds)
+        now, settings = self._clock(), self._settings
         cloud = self._cloud if may_hand_off else None
-        return Load(
+        load = Load(
             remaining_ms=self._left_ms(errand),
             queued=self._capacity.queued,
             backlog_ms=self._capacity.backlog_ms(now),
-            service_ms=self._capacity.times.ms(errand.active.key, windows, now),
+            services_ms=self._services_ms(errand),
             cloud_ready=cloud is not None and cloud.ready(),
             cloud_ms=cloud.round_trip_ms() + ANSWER_MS if cloud else 0.0,
         )
+        rules = Rules(
+            policy=cloud.policy_of(errand.request.model) if cloud else "never-leave-site",
+            queue_limit=settings.queue_limit,
+            safety=settings.safety,
+            min_budget_ms=cloud.min_budget_ms if cloud else 0.0,
+            reserve_ms=cloud.reserve_ms if cloud else 0.0,
+        )
+        return decide(load, rules)
+
+    def _services_ms(self, errand: Errand) -> tuple[float, ...]:
+        now = self._clock()
+        windows = windows_of(errand.ladder[0].session.inputs, errand.feeds)
+        return tuple(self._capacity.times.ms(one.key, windows, now) for one in errand.ladder)
+
+    def _needs_ms(self, errand: Errand) -> list[float]:
+        """Time that an answer by each slice needs from now on."""
+        backlog_ms = self._capacity.backlog_ms(self._clock())
+        return [(backlog_ms + ms) * self._settings.safety for ms in self._services_ms(errand)]
 
     def _refusal(self, errand: Errand, decision: Decision) -> OverloadedError:
         deadline_ms = (errand.end - errand.start) * 1e3

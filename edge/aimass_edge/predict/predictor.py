@@ -7,7 +7,6 @@ where a request goes is `dispatch`.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -20,10 +19,11 @@ import msgspec
 from aimass_edge.capacity import Capacity
 from aimass_edge.config import BoardSettings, CapacitySettings
 from aimass_edge.inventory import rss_mib
-from aimass_edge.predict.active import MODEL_FILE, Active, Opener, open_checked
+from aimass_edge.predict.active import Active, Opener
 from aimass_edge.predict.counts import Counts, Status
 from aimass_edge.predict.dispatch import Cloud, Dispatch, Workbench
 from aimass_edge.predict.drift import Drift
+from aimass_edge.predict.ladder import Ladder
 from aimass_edge.predict.limits import Calibrations, SiteLimit
 from aimass_edge.predict.site import SiteMonitors, SiteStatus
 from aimass_edge.predict.telemetry import (
@@ -38,7 +38,7 @@ from aimass_edge.predict.telemetry import (
 from aimass_edge.predict.worker import Worker
 from aimass_edge.runtime import open_session
 from aimass_shared import __version__
-from aimass_shared.errors import NoActiveModelError, NotFoundError
+from aimass_shared.errors import NotFoundError
 from aimass_shared.inference import InferRequest, InferResponse, ModelMetadata
 from aimass_shared.manifest import Contract, Manifest, SliceEntry
 from aimass_shared.messages import AgentStats, Prediction
@@ -83,21 +83,20 @@ class Predictor:
             opener: loads a model file.
             clock: monotonic seconds.
         """
-        self._board = board
+        self._board_name = board.name
         self._default_deadline_ms = capacity.default_deadline_ms
         self._cloud = cloud
         self._calibrations = calibrations or Calibrations()
         self._sites = sites or SiteMonitors()
-        self._opener = opener
         self._clock = clock
         self._capacity = Capacity()
+        self._ladder = Ladder(board, opener, capacity=self._capacity, clock=clock)
         self._worker = Worker(self._capacity, clock)
         self.counts = Counts()
         self._bench = Workbench(self._capacity, self._worker, self.counts, clock)
-        self._dispatch = Dispatch(self._bench, capacity, cloud=cloud, find=self._named)
+        self._dispatch = Dispatch(self._bench, capacity, cloud=cloud, find=self._found)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._swap = anyio.Lock()
-        self._active: Active | None = None
 
     async def __aenter__(self) -> "Predictor":
         """Start the worker."""
@@ -119,7 +118,7 @@ class Predictor:
         tasks.cancel_scope.cancel()
         await tasks.__aexit__(kind, error, trace)
         self._worker.close()
-        self._replace(None)
+        self._ladder.replace(None)
 
     async def activate(self, manifest: Manifest, entry: SliceEntry, directory: Path) -> None:
         """Make a slice of a release the one that answers; the one before answers until then.
@@ -133,35 +132,39 @@ class Predictor:
             ModelLoadFailedError: it does not load, match its contract or run; nothing changes.
         """
         async with self._swap:
-            path, contract = directory / MODEL_FILE, manifest.contract
-            opened = await anyio.to_thread.run_sync(
-                partial(open_checked, path, self._board, contract, opener=self._opener)
-            )
-            active = Active(
+            active = await self._ladder.open(
                 manifest,
                 entry,
-                opened.session,
-                window_ms=opened.window_ms,
+                directory,
                 calibration=await anyio.to_thread.run_sync(self._calibrations.of, manifest),
                 site=await anyio.to_thread.run_sync(self._sites.of, manifest, entry, directory),
             )
-            now = self._clock()
-            self._capacity.times.add(active.key, 1, measured_ms=opened.window_ms, now=now)
-            self._replace(active)
-        log.info("%s runs, %.2f ms a window at best", active.key, opened.window_ms)
+            self._ladder.replace(active)
+        log.info("%s answers", active.key)
+
+    async def narrow(self, release: str, slices: Sequence[tuple[SliceEntry, Path]]) -> None:
+        """Have narrower slices beside the active one, for requests that it is late for.
+
+        Args:
+            release: that they are of; nothing happens if another one is active by now.
+            slices: with the folders of their files, widest first; in the place of those before.
+
+        Raises:
+            ModelLoadFailedError: one does not load, match its contract or run; nothing changes.
+        """
+        async with self._swap:
+            active = self._active
+            if active is not None and active.manifest.release == release:
+                await self._ladder.narrow(slices)
 
     async def deactivate(self) -> None:
         """Answer nothing from now on; what is being answered is answered."""
         async with self._swap:
-            self._replace(None)
+            self._ladder.replace(None)
 
-    def _replace(self, active: Active | None) -> None:
-        before, self._active = self._active, active
-        if before is None:
-            return
-        before.retire()
-        if active is None or active.key != before.key:
-            self._capacity.times.forget(before.key)
+    @property
+    def _active(self) -> Active | None:
+        return self._ladder.active
 
     def ready(self) -> bool:
         """Whether a slice is active."""
@@ -211,7 +214,7 @@ class Predictor:
             return None  # it became active after the window was cut
         self.counts.windows += 1
         try:
-            result = await self._predict(self._any(), window, sensors)
+            result = await self._predict(self._ladder.all[0], window, sensors)
         except BaseException:
             self.counts.failed_windows += 1
             raise
@@ -273,20 +276,19 @@ class Predictor:
         answer = self._dispatch.answer
         return await answered(spread, request, answer, batch=PART, deadline_ms=deadline_ms)
 
-    def _any(self) -> Active:
-        if self._active is None:
-            raise NoActiveModelError("no model is active yet; a rollout brings one")
-        return self._active
-
     def _named(self, model: str, version: str) -> Active:
-        active = self._any()
-        manifest = active.manifest
+        return self._found(model, version)[0]
+
+    def _found(self, model: str, version: str) -> tuple[Active, ...]:
+        """The slices that a model and a version name, widest first."""
+        found = self._ladder.all
+        manifest = found[0].manifest
         if model != manifest.model or version not in {"", manifest.release}:
             raise NotFoundError(
                 f"no model {model!r} version {version!r} here; {manifest.model!r} version"
                 f" {manifest.release!r} is active"
             )
-        return active
+        return found
 
     def running_s(self) -> float:
         """How long the run of a model that is under way has taken; 0 where none is."""
@@ -335,8 +337,9 @@ class Predictor:
             telemetry=manifest.contract.telemetry if manifest else False,
             release=manifest.release if manifest else "",
             slice=active.entry.spec.name if active else "",
+            narrower=tuple(one.entry.spec.name for one in self._ladder.narrower),
             provider=active.session.provider if active else "",
-            board=self._board.name,
+            board=self._board_name,
             queued=self._capacity.queued,
             service_ms=self._capacity.times.ms(active.key, 1, self._clock()) if active else 0.0,
             p50_ms=self._capacity.latencies.percentile(0.5),

@@ -33,6 +33,7 @@ from aimass_shared.errors import (
 from aimass_shared.manifest import Manifest, Role, SliceEntry
 from aimass_shared.manifest import decode as decode_manifest
 from aimass_shared.messages import ReleaseRef
+from aimass_shared.streaming import REST_FILE, STEP_FILE
 from aimass_shared.trust import verify_blob
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ FILE_NAMES: Mapping[Role, str] = {
     "vocabulary": VOCABULARY_FILE,
     "fleet": fleet.FILE,
     "plans": "plans.json",
+    "stream-step": STEP_FILE,
+    "stream-rest": REST_FILE,
 }
+MANIFEST_FILE = "manifest.json"
 CHUNK_BYTES = 1 << 20
 CRC_DIGITS = 8
 
@@ -202,7 +206,7 @@ class Slots:
         self.fs.remove(fresh)
         self.fs.mkdir(fresh)
         # Documents first: when the disk is full, the downloads are still where they can be resumed.
-        for name, data in (("manifest.json", bundle.manifest), ("slice.json", bundle.slice)):
+        for name, data in ((MANIFEST_FILE, bundle.manifest), ("slice.json", bundle.slice)):
             self.fs.write(fresh / name, data)
             self.fs.fsync(fresh / name)
         for role, part in parts.items():
@@ -239,7 +243,7 @@ class Slots:
 
     def _verify(self, digest: str, *, trial: bool) -> Installed:
         directory = self._store / digest
-        signed = (directory / "manifest.json").read_bytes()
+        signed = (directory / MANIFEST_FILE).read_bytes()
         bundle = Bundle(signed, (directory / "slice.json").read_bytes())
         if bundle.digest != digest:
             raise BadDigestError(f"the documents in {directory} are damaged")

@@ -1,8 +1,9 @@
 """What the device knows about its installs, and every step from one state to the next. No I/O.
 
 An install is named by the digest of its manifest and slice. At most three matter: the `active` one,
-the `previous` one to go back to, and one on `trial`. A trial costs one attempt each time before it
-is loaded, so that a crash of the whole machine counts too.
+the `previous` one to go back to, and one on `trial`; narrower slices may stand beside the active. A
+trial costs one attempt each time before it is loaded, so that a crash of the whole machine counts
+too.
 """
 
 from typing import TypeVar
@@ -36,6 +37,7 @@ class State(msgspec.Struct, frozen=True):
     Attributes:
         seq: grows with every save.
         active, previous: digests; "" where there is none.
+        beside: narrower slices of the active release that have proved themselves, widest first.
         tests: self-tests that were begun and did not pass, by digest.
         bad: installs that are not taken again, newest last.
         floor: lowest metadata versions that are still accepted.
@@ -44,6 +46,7 @@ class State(msgspec.Struct, frozen=True):
     seq: int = 0
     active: str = ""
     previous: str = ""
+    beside: tuple[str, ...] = ()
     trial: Trial | None = None
     tests: dict[str, int] = {}
     bad: dict[str, Verdict] = {}
@@ -52,7 +55,7 @@ class State(msgspec.Struct, frozen=True):
     def keeps(self) -> set[str]:
         """Digests whose files must stay."""
         on_trial = self.trial.digest if self.trial else ""
-        return {self.active, self.previous, on_trial} - {""}
+        return {self.active, self.previous, on_trial, *self.beside} - {""}
 
 
 def check_not_bad(state: State, digest: str) -> None:
@@ -103,8 +106,20 @@ def commit(state: State) -> State:
     trial = state.trial
     if trial is None:
         return state
-    previous = state.previous if state.active == trial.digest else state.active
-    return msgspec.structs.replace(state, active=trial.digest, previous=previous, trial=None)
+    again = state.active == trial.digest
+    return msgspec.structs.replace(
+        state,
+        active=trial.digest,
+        previous=state.previous if again else state.active,
+        beside=state.beside if again else (),
+        trial=None,
+    )
+
+
+def accompany(state: State, digests: tuple[str, ...]) -> State:
+    """Have narrower slices, which have proved themselves, beside the active one."""
+    tests = {name: count for name, count in state.tests.items() if name not in digests}
+    return msgspec.structs.replace(state, beside=digests, tests=tests)
 
 
 def condemn(state: State, digest: str, verdict: Verdict) -> State:
@@ -117,6 +132,7 @@ def condemn(state: State, digest: str, verdict: Verdict) -> State:
         state,
         active=state.previous if was_active else state.active,
         previous="" if digest in {state.active, state.previous} else state.previous,
+        beside=() if was_active else tuple(one for one in state.beside if one != digest),
         trial=trial,
         tests=_without(state.tests, digest),
         bad=kept,

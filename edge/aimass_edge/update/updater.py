@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from aimass_edge.config import EdgeSettings
 from aimass_edge.inventory import board_of
@@ -22,7 +23,7 @@ from aimass_edge.update.fetch import Downloads, Link, Origin, open_link
 from aimass_edge.update.fs import disk_errors
 from aimass_edge.update.metadata import Clock, MetadataClient, system_clock_ms
 from aimass_edge.update.prove import prove
-from aimass_edge.update.slots import Bundle, Installed, Slots, bundle_of
+from aimass_edge.update.slots import MANIFEST_FILE, Bundle, Installed, Slots, bundle_of
 from aimass_edge.update.state import State, Verdict
 from aimass_shared.errors import (
     ModelLoadFailedError,
@@ -32,6 +33,7 @@ from aimass_shared.errors import (
 from aimass_shared.manifest import Role, SliceEntry
 from aimass_shared.manifest import decode as decode_manifest
 from aimass_shared.messages import Desired, ReleaseRef
+from aimass_shared.slices import beside
 from aimass_shared.trust import check_fit
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Updater:
         self._origin = origin
         self._settings = settings.update
         self._board = settings.board
+        self._narrower = settings.capacity.narrower
         # A device without a source of its own answers requests, which bring their values along.
         recording = settings.source.kind != "none"
         self._sensors = settings.source.sensors if recording else None
@@ -98,6 +101,30 @@ class Updater:
                     self._current = await self._take(link, desired.release)
             return self._current
 
+    async def complete(self) -> tuple[Installed, ...]:
+        """The narrower slices that stand beside the settled install, widest first.
+
+        What is here already costs no request. One that fails its self-test is left out for good.
+
+        Raises:
+            LinkError: the coordinator does not answer, or not in time; try again later.
+            DeadlineExceededError: a self-test took too long, perhaps by the load of the moment.
+            StorageError: the disk is full or broken.
+            MalformedMessageError: the manifest on the disk was damaged meanwhile.
+        """
+        async with self._lock:
+            current = await anyio.to_thread.run_sync(self.current)
+            if current is None or current.trial:
+                return ()
+            with disk_errors():
+                bundles = await self._beside(current)
+                found = [await self._accompanied(bundle) for bundle in bundles]
+                there = tuple(one for one in found if one is not None)
+                digests = tuple(one.digest for one in there)
+                await self._change(lambda state: states.accompany(state, digests))
+                await anyio.to_thread.run_sync(self._slots.collect)
+            return there
+
     async def confirm(self) -> None:
         """Keep the install on trial: it has worked. Does nothing if there is none."""
         async with self._lock:
@@ -128,6 +155,34 @@ class Updater:
         await anyio.to_thread.run_sync(self._slots.collect)
         log.info("%s of %s is on trial", ref.slice, ref.release)
         return dataclasses.replace(install, trial=True)
+
+    async def _beside(self, current: Installed) -> list[Bundle]:
+        """The documents of the slices that are wanted beside an install, and have not failed."""
+        manifest = current.manifest
+        specs = beside(
+            board_of(self._board), manifest.offers(), current.entry.spec, most=self._narrower
+        )
+        signed = await anyio.to_thread.run_sync((current.directory / MANIFEST_FILE).read_bytes)
+        refs = [msgspec.structs.replace(current.ref, slice=spec.name) for spec in specs]
+        bad = (await anyio.to_thread.run_sync(self._slots.load)).bad
+        return [one for ref in refs if (one := bundle_of(ref, signed)).digest not in bad]
+
+    async def _accompanied(self, bundle: Bundle) -> Installed | None:
+        """A slice that is installed and has proved itself; None if it failed to."""
+        state = await anyio.to_thread.run_sync(self._slots.load)
+        install = await anyio.to_thread.run_sync(self._slots.find, bundle.digest)
+        if install is not None and bundle.digest in state.beside:
+            return install
+        if install is None:
+            async with open_link(self._origin) as link:
+                parts = await self._download(link, bundle.read()[2])
+            install = await anyio.to_thread.run_sync(self._slots.install, bundle, parts)
+        try:
+            await self._prove(install)
+        except (SelfTestFailedError, ModelLoadFailedError) as error:
+            log.warning("%s does not run beside the active slice: %s", install.ref.slice, error)
+            return None
+        return dataclasses.replace(install, trial=False)
 
     async def _choose(self, link: Link, ref: ReleaseRef) -> tuple[Bundle, SliceEntry]:
         """The signed documents of a slice that fits this device and has not failed on it."""

@@ -23,7 +23,7 @@ from aimass_edge.update import state as states
 from aimass_edge.update.fetch import Link, Origin
 from aimass_edge.update.slots import Bundle, Slots, bundle_of
 from aimass_edge.update.updater import Updater
-from aimass_shared.errors import AimassError
+from aimass_shared.errors import AimassError, CloudUnavailableError
 from aimass_shared.manifest import (
     AlarmRule,
     Contract,
@@ -72,17 +72,29 @@ class Shelf:
         self.releases: dict[str, tuple[Bundle, SliceEntry]] = {}
         self.troubles: list[AimassError] = []
         self.asked: list[str] = []
+        self.fetched: list[str] = []
+        self.refuses = ""
 
-    def put(self, release: str, model: str = "monitor.onnx", *, width: int = 3) -> None:
-        folder = self.folder / release
+    def put(
+        self, release: str, model: str = "monitor.onnx", *, width: int = 3, narrower: str = ""
+    ) -> None:
+        """A release of a slice, and of a narrower one where a model is named for it."""
+        entries = [self._entry(self.folder / release, model, width)]
+        if narrower:
+            folder = self.folder / f"{release}-narrower"
+            entry = self._entry(folder, narrower, width)
+            spec = SliceSpec(0.25, "fp32")
+            entries.append(SliceEntry(spec, entry.cost, entry.files, entry.tolerance))
+        manifest = Manifest(release, "tiny", CONTRACT, tuple(entries), created=1)
+        self.releases[release] = bundle_of(ref_of(release), encode(manifest)), entries[0]
+
+    def _entry(self, folder: Path, model: str, width: int) -> SliceEntry:
         folder.mkdir(parents=True)
         shutil.copy(DATA / model, folder / "model.onnx")
         np.savez(folder / "selftest.npz", **vectors(width))
         files = tuple(self._file(folder, role) for role in ("model", "selftest"))
         cost = SliceCost(model_bytes=500, memory_mib=1.0, reference_ms=0.1, val_error=0.5)
-        entry = SliceEntry(SliceSpec(1.0, "fp32"), cost, files, 1e-4)
-        manifest = Manifest(release, "tiny", CONTRACT, (entry,), created=1)
-        self.releases[release] = bundle_of(ref_of(release), encode(manifest)), entry
+        return SliceEntry(SliceSpec(1.0, "fp32"), cost, files, 1e-4)
 
     def put_tiny(self, release: str, tiny: Tiny) -> None:
         """A release of a model that takes requests only."""
@@ -115,6 +127,9 @@ class ShelfUpdater(Updater):
 
     async def _download(self, link: Link, entry: SliceEntry) -> dict[Role, Path]:
         del link
+        self._shelf.fetched.append(entry.spec.name)
+        if self._shelf.refuses == entry.spec.name:
+            raise CloudUnavailableError("the shelf is away")
         self._slots.prepare()
         parts: dict[Role, Path] = {}
         for file in entry.files:
@@ -178,6 +193,7 @@ def live(make_device: Callable[..., Device]) -> Callable[..., AbstractAsyncConte
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(device.wishes.run)
                 tasks.start_soon(device.wishes.watch_trial)
+                tasks.start_soon(device.wishes.accompany)
                 yield device
                 tasks.cancel_scope.cancel()
 

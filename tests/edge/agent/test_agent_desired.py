@@ -36,6 +36,7 @@ SENSORS = ("A", "B", "C")
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_S", 0.05)
     monkeypatch.setattr(module, "WATCH_S", 0.02)
+    monkeypatch.setattr(module, "BESIDE_RETRY_S", 0.05)
 
 
 async def predict(device: Device, count: int = 1) -> None:
@@ -128,10 +129,10 @@ async def test_a_kept_release_that_is_wanted_again_is_not_loaded_again(
         await until(lambda: device.told[-1:] == [(1, "applied", "")])
         await predict(device, 3)
         await until(lambda: device.slots.load().trial is None)
-        session = device.predictor._any().session
+        session = device.predictor._ladder.all[0].session
         device.want(2, "r1")
         await until(lambda: device.told[-1:] == [(2, "applied", "")])
-        assert device.predictor._any().session is session
+        assert device.predictor._ladder.all[0].session is session
 
 
 async def test_a_model_that_fails_on_windows_goes_back(
@@ -220,7 +221,7 @@ async def test_an_installed_release_that_does_not_load_any_more_does_not_end_the
         await until(lambda: device.slots.load().trial is None)
     with monkeypatch.context() as patch:
         patch.setattr("aimass_edge.predict.active.MODEL_FILE", "gone.onnx")
-        patch.setattr("aimass_edge.predict.predictor.MODEL_FILE", "gone.onnx")
+        patch.setattr("aimass_edge.predict.ladder.MODEL_FILE", "gone.onnx")
         async with live() as device:
             assert device.told == [(1, "rejected", "model-load-failed")]
             assert device.runs == ""

@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from aimass_edge.capacity import Estimate
-from aimass_edge.config import BoardSettings, CapacitySettings
+from aimass_edge.config import BoardSettings, CapacitySettings, Policy
 from aimass_edge.predict import Calibrations, Counts, Predictor
 from aimass_shared.errors import (
     AimassError,
@@ -424,7 +424,8 @@ async def test_the_end_answers_all_that_wait(
 class Script:
     """A way to the cloud whose every step the test decides."""
 
-    min_budget_ms = 20.0
+    min_budget_ms, reserve_ms = 20.0, 10.0
+    policy: Policy = "local-first"
 
     def __init__(self, *, round_trip_ms: float = 20.0) -> None:
         self._round_trip = Estimate(round_trip_ms)
@@ -433,6 +434,10 @@ class Script:
 
     def ready(self) -> bool:
         return True
+
+    def policy_of(self, model: str) -> Policy:
+        assert model == "tiny"
+        return self.policy
 
     def round_trip_ms(self) -> float:
         return self._round_trip.ms(0.0)

@@ -60,6 +60,19 @@ def test_oldest_verdicts_are_forgotten_first() -> None:
     assert str(MAX_VERDICTS + 4) in state.bad
 
 
+def test_what_stands_beside_goes_with_the_active_install() -> None:
+    state = states.commit(states.begin_trial(State(), "a", 2))
+    beside = states.accompany(states.begin_test(state, "n"), ("n", "m"))
+    assert (beside.beside, beside.tests) == (("n", "m"), {})
+    assert beside.keeps() == {"a", "n", "m"}
+    tried = states.begin_trial(beside, "b", 2)
+    assert tried.beside == ("n", "m"), "the device may have to go back"
+    assert states.condemn(tried, "b", WHY).beside == ("n", "m")
+    assert states.commit(tried).beside == ()
+    assert states.condemn(beside, "n", WHY).beside == ("m",)
+    assert states.condemn(beside, "a", WHY).beside == ()
+
+
 STEPS: dict[str, Callable[[State, str], State]] = {
     "test": states.begin_test,
     "trial": lambda state, digest: states.begin_trial(state, digest, 2),
@@ -67,6 +80,7 @@ STEPS: dict[str, Callable[[State, str], State]] = {
     "commit": lambda state, _: states.commit(state),
     "condemn": lambda state, digest: states.condemn(state, digest, WHY),
     "end": lambda state, _: states.end_trial(state),
+    "accompany": lambda state, digest: states.accompany(state, (digest,)),
 }
 DIGESTS = st.sampled_from(["a", "b", "c"])
 
@@ -75,7 +89,7 @@ DIGESTS = st.sampled_from(["a", "b", "c"])
 def test_any_order_of_steps_leaves_a_sound_state(steps: list[tuple[str, str]]) -> None:
     state = State()
     for step, digest in steps:
-        if step == "trial" and digest in state.bad:
+        if step in {"trial", "accompany"} and digest in state.bad:
             continue  # the updater refuses it
         state = STEPS[step](state, digest)
         assert not state.keeps() & set(state.bad), "what is kept was rejected"
