@@ -5,25 +5,32 @@ A real coordinator with its own broker, and a real agent, in one process over lo
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
+import onnx
 import pytest
+from tests import graphs
 from tests.tiny_models import NAMES, RANKER, SPEC, Tiny, assert_same
 
 from aimass_cloud.app.coordinator import Coordinator, running
 from aimass_cloud.app.server import listen, listening
+from aimass_cloud.cli import main
 from aimass_cloud.config import CloudSettings, HttpSettings
 from aimass_cloud.federation.plans import Client, TrainingPlan
 from aimass_cloud.registry import NewModel
+from aimass_cloud.slicing.cuts.running import Runner
 from aimass_edge.agent import Agent
 from aimass_edge.cli.check import check
 from aimass_edge.config import ApiSettings, CapacitySettings, EdgeSettings, UpdateSettings
 from aimass_edge.enroll import Identity, enroll
 from aimass_edge.inventory import take_inventory
+from aimass_shared import manifest as manifests
 from aimass_shared.errors import NoClientsError
 from aimass_shared.inference import (
     HEADER_LENGTH,
@@ -31,6 +38,7 @@ from aimass_shared.inference import (
     InferResponse,
     decode_response,
     encode_request,
+    parts,
 )
 from aimass_shared.manifest import SliceArtifact
 from aimass_shared.slices import SliceCost
@@ -164,6 +172,79 @@ async def test_a_model_that_takes_requests_only_lives_on_a_device(
         counts = (await status(client))["serving"]["counts"]
         assert isinstance(counts, dict)
         assert (counts["handed_off"], counts["answered"], counts["windows"]) == (1, 0, 0)
+
+
+class Asked(NamedTuple):
+    """A request to the model of the tests, and what it must answer."""
+
+    request: InferRequest
+    answer: dict[str, Any]
+
+
+def _asked() -> Asked:
+    image = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    given = InferRequest(
+        model="mobilenet", inputs={"image": image}, binary_output=True, deadline_ms=10_000
+    )
+    return Asked(given, Runner(graphs.mobilenet()).run(given.inputs))
+
+
+def _for_tail(cloud: Cloud, release: manifests.Manifest, request: InferRequest) -> InferRequest:
+    """The request as a device sends it that ran the head of the release's cut."""
+    entry = next(one for one in release.slices if one.halves is not None)
+    assert entry.halves is not None
+    path = cloud.parts.blobs.path(entry.file("model").sha256)
+    between = {**request.inputs, **Runner(onnx.load_model(path)).run(request.inputs)}
+    crossing = {one.name: between[one.name] for one in entry.halves.crossing}
+    return parts.asked(request, crossing, parts.Destination(release.release, entry.spec.name))
+
+
+async def _answers(client: httpx.AsyncClient, request: InferRequest, expected: Asked) -> str:
+    """Where a request was answered, rightly."""
+    body, headers = encode_request(request)
+    version = f"/versions/{request.version}" if request.version else ""
+    path = f"/v2/models/{request.model}{version}/infer"
+    answer = await client.post(path, content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    response = decode_response(answer.content, int(answer.headers[HEADER_LENGTH]))
+    assert_same(response.outputs, expected.answer)
+    return str(response.parameters["place"])
+
+
+async def test_a_users_own_model_is_imported_and_lives_on_a_device(
+    cloud: Cloud, device: Device, tmp_path: Path, until: Until, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = graphs.with_files(graphs.mobilenet(), tmp_path / "mobilenet.onnx")
+    where = ["--url", cloud.url, "--data-dir", str(tmp_path / "cloud"), "--json"]
+    typed = ["slice", "import", str(file), "--cuts", "1", "--channel", "stable", *where]
+    assert await asyncio.to_thread(main, typed) == 0
+    made = json.loads(capsys.readouterr().out)
+    row = await cloud.parts.registry.release(made["release"])
+    release, asked = manifests.decode(row.manifest), _asked()
+    key = {"authorization": f"Bearer {(tmp_path / 'cloud' / 'admin.key').read_text().strip()}"}
+
+    async def runs() -> bool:
+        return (await status(local))["serving"].get("release") == release.release
+
+    async with (
+        device.alive() as local,
+        httpx.AsyncClient(base_url=cloud.url, headers=key, trust_env=False) as there,
+    ):
+        await cloud.parts.rollouts.start(release.release)
+        await until(runs, 30)
+        assert await _answers(local, asked.request, asked) == "local"
+        assert await _answers(there, asked.request, asked) == "cloud"
+        for_tail = _for_tail(cloud, release, asked.request)
+        assert await _answers(there, for_tail, asked) == "cloud"
+        await asyncio.to_thread(_has_only_the_whole, tmp_path / "edge")
+        planned = ["slice", "plan", "--release", release.release, "--link", "4mbit,30ms", *where]
+        assert await asyncio.to_thread(main, planned) == 0
+        ranked = json.loads(capsys.readouterr().out)["ranked"]
+        assert {one["candidate"]["place"] for one in ranked} == {"edge", "cloud", "split"}
+
+
+def _has_only_the_whole(folder: Path) -> None:
+    assert [path.name for path in folder.rglob("*.onnx")] == ["model.onnx"]
 
 
 async def _is_kept(device: Device) -> bool:

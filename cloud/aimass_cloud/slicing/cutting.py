@@ -6,7 +6,7 @@ written: head and tail on the same inputs are the whole. No torch in here.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -98,13 +98,20 @@ class CutSlice:
         return Way(self.head, packing(codec), self.tail, names)
 
 
-def worth_cutting(found: cuts.Cuts, count: int) -> list[cuts.Cut]:
+def worth_cutting(found: cuts.Cuts, count: int, inputs: Collection[str]) -> list[cuts.Cut]:
     """At most so many cuts that are no later and no wider than others, early ones first.
 
-    Where there are some, those that send less than the inputs, that part nothing which a runtime
-    joins, and that leave the tail some work.
+    None where all inputs cross. Where there are some, those that send less than the inputs, that
+    part nothing which a runtime joins, and that leave the tail some work.
+
+    Args:
+        found: all cuts of a model.
+        count: at most.
+        inputs: names of the model's.
     """
-    sized = [cut for cut in found.cuts if cut.bytes_per_sample]
+    sized = [
+        cut for cut in found.cuts if cut.bytes_per_sample and not set(inputs) <= set(cut.names)
+    ]
     for wanted in (_leaves_work, _parts_nothing, _sends_less):
         kept = [cut for cut in sized if wanted(cut, found)]
         sized = kept or sized
@@ -153,9 +160,10 @@ def cut_slices(source: Source, folder: Path, count: int, *, progress: Progress) 
         )
     except UncuttableModelError:
         return []
+    wanted = worth_cutting(found, count, [spec.name for spec in source.contract.inputs])
     reference = cuts.Reference(source.whole, source.vectors)
     made = []
-    for number, cut in enumerate(wanted := worth_cutting(found, count)):
+    for number, cut in enumerate(wanted):
         progress(number / len(wanted), f"cutting at {cut.id}")
         parts = cuts.split(source.whole, cut, **given)
         agreement = reference.agreement(*parts)
