@@ -18,6 +18,7 @@ from aimass_cloud.access import (
 )
 from aimass_cloud.app.api import WorkController, explain_model, import_model, live, ready
 from aimass_cloud.app.coordinator import Coordinator
+from aimass_cloud.app.slice_views import slices_of_model
 from aimass_cloud.federation.api import RoundsController
 from aimass_cloud.fleet import EnrollController, FleetController, get_ca
 from aimass_cloud.jobs import jobs_router
@@ -58,6 +59,7 @@ def make_app(coordinator: Coordinator) -> Litestar:
             WorkController,
             explain_model,
             import_model,
+            slices_of_model,
             jobs_router(requires("model:read")),
             ModelsController,
             ReleasesController,

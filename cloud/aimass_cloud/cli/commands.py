@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from aimass_cloud.admin import Admin, Watch, segment
-from aimass_cloud.cli import looking
+from aimass_cloud.cli import comparing, looking
 from aimass_cloud.cli.importing import import_onnx
 from aimass_cloud.cli.training import import_request, train_request
 
@@ -87,6 +87,8 @@ COMMANDS: dict[str, Command] = {
     "slice": _slice,
     "slice-import": import_onnx,
     "slice-plan": _plans,
+    "slice-list": comparing.listed,
+    "slice-compare": comparing.compared,
     "release": _release,
     "release-list": _call("GET", "releases"),
     "release-show": _call("GET", "releases", "release"),

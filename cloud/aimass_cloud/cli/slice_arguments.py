@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
-SLICE_VERBS = ("cuts", "split", "plan", "check", "import")
+SLICE_VERBS = ("cuts", "split", "plan", "check", "import", "list", "compare")
 """Second words of `aimass slice`; with any other it is about a model of the coordinator."""
 
 CUTS = """\
@@ -41,6 +41,21 @@ examples:
   aimass slice import mobilenet.onnx --samples pictures.npz --labels ok,scratch,dent
   aimass slice import bert.onnx --name reports --size sequence=128 --cuts 5
   aimass slice import yolo.onnx --channel stable --json     sign a release of it at once
+"""
+
+LIST = """\
+examples:
+  aimass slice list MODEL                           bytes, error, time here and on every board
+  aimass slice list MODEL --json                    with releases, lineage and tolerances
+"""
+
+COMPARE = """\
+With one model, each slice beside the full one in float; with two, slices of the same name.
+
+examples:
+  aimass slice compare MODEL
+  aimass slice compare MODEL --board raspberry-pi-5 --png slices.png
+  aimass slice compare MODEL OLDER_MODEL            what a new model changes
 """
 
 PLAN = """\
@@ -91,8 +106,23 @@ def add_slice_verbs(add: _Add, connection: argparse.ArgumentParser) -> None:
     _add_check(add("slice check", about="Whether TensorRT builds an ONNX file.", examples=CHECK))
     about = "Rank plans for a device and a link."
     _add_plan(add("slice plan", about=about, examples=PLAN, parents=[connection]))
+    _add_views(add, connection)
     about = "Bring an ONNX model of your own: slices, proofs and plans."
     _add_import(add("slice import", about=about, examples=IMPORT, parents=[connection]))
+
+
+def _add_views(add: _Add, connection: argparse.ArgumentParser) -> None:
+    about = "The slices of a model, with what they cost."
+    listing = add("slice list", about=about, examples=LIST, parents=[connection])
+    listing.add_argument("model", help="id of the model")
+    listing.set_defaults(call="slice-list")
+    about = "Slices of one or two models beside each other."
+    compare = add("slice compare", about=about, examples=COMPARE, parents=[connection])
+    compare.add_argument("model", help="id of the model")
+    compare.add_argument("other", nargs="?", default="", help="id of the one to compare it with")
+    compare.add_argument("--board", default="", help="take times of this board (the coordinator's)")
+    compare.add_argument("--png", metavar="FILE", help="draw error over time")
+    compare.set_defaults(call="slice-compare")
 
 
 def _add_import(bring: argparse.ArgumentParser) -> None:

@@ -122,10 +122,11 @@ class Registry:
         body = msgspec.json.encode(SlicedModel(contract, tuple(slices)))
         await asyncio.to_thread(write_whole, Path(row.directory) / SLICES_FILE, body)
 
-    async def release_slices(self, model: str, channel: str) -> ReleaseRow:
-        """Sign what `save_slices` remembers; see `create_release`.
+    async def sliced(self, model: str) -> SlicedModel:
+        """What slicing made of a model last.
 
         Raises:
+            NotFoundError: there is no such model.
             ConflictError: the model was not sliced yet, or by another version.
         """
         row = await self.model(model)
@@ -136,13 +137,17 @@ class Registry:
                 f"model {model} has no slices yet: run `aimass slice {model}` first"
             ) from error
         try:
-            sliced = msgspec.json.decode(body, type=SlicedModel)
+            return msgspec.json.decode(body, type=SlicedModel)
         except msgspec.DecodeError as error:
             raise ConflictError(
                 f"the slices of {model} are of another version ({error}): run `aimass slice"
                 f" {model}` again"
             ) from error
-        return await self.create_release(model, sliced.contract, sliced.slices, channel=channel)
+
+    async def release_slices(self, model: str, channel: str) -> ReleaseRow:
+        """Sign what `save_slices` remembers; see `create_release` and `sliced`."""
+        found = await self.sliced(model)
+        return await self.create_release(model, found.contract, found.slices, channel=channel)
 
     async def create_release(
         self, model: str, contract: Contract, slices: Sequence[SliceArtifact], *, channel: str
