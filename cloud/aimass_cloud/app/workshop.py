@@ -37,6 +37,7 @@ from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.run import chosen
 from aimass_cloud.registry import NewModel, Registry
 from aimass_cloud.slicing.isolating import MOST_CUTS
+from aimass_cloud.slicing.pareto import DeviceClass
 from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError, RequestError
 from aimass_shared.manifest import decode
@@ -81,10 +82,19 @@ class ImportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /api/v1/jobs/slice`: `cuts` is the number of cut slices, at most."""
+    """`POST /api/v1/jobs/slice`.
+
+    Attributes:
+        cuts: the number of cut slices, at most.
+        budget: what a number format may lose against float, in the recipe's measure; None = 0.005,
+            or 2 % of the error where that is more.
+        classes: of devices that slices are for.
+    """
 
     model: str
     cuts: Annotated[int, msgspec.Meta(ge=0, le=MOST_CUTS)] = 0
+    budget: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    classes: Annotated[tuple[DeviceClass, ...], msgspec.Meta(min_length=1)] = ("cpu", "tensorrt")
 
 
 class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -178,19 +188,30 @@ class Workshop:
         model = await asyncio.to_thread(_load, row)
         await asyncio.to_thread(self._exports.mkdir, parents=True, exist_ok=True)
         folder = self._data / "slices" / row.id
-        artifacts = await asyncio.to_thread(
-            making.make_slices, model, folder, progress=_up_to(progress, MADE), reuse=self._exports
+        made = await asyncio.to_thread(
+            making.sliced,
+            model,
+            folder,
+            classes=request.classes,
+            budget=request.budget,
+            progress=_up_to(progress, MADE),
+            reuse=self._exports,
         )
         artifacts = await asyncio.to_thread(
             completing.completed,
             model,
-            artifacts,
+            made.artifacts,
             folder,
             count=request.cuts,
             progress=_from(progress, MADE),
         )
         await self._registry.save_slices(row.id, model.info.contract, artifacts)
-        return {"model": row.id, "slices": [described(artifact) for artifact in artifacts]}
+        return {
+            "model": row.id,
+            "slices": [described(artifact) for artifact in artifacts],
+            "variants": msgspec.to_builtins(made.variants),
+            "left_out": made.left_out,
+        }
 
     async def rounds(self, request: RoundsRequest, progress: Progress) -> Result:
         """Run a statistics round or training rounds over all devices that are online.

@@ -44,7 +44,7 @@ examples:
 
 SLICE = """\
 examples:
-  aimass slice MODEL                   widths 1.0, 0.5, 0.25; int8; checked against torch
+  aimass slice MODEL                   every width and number format that pays, checked
   aimass slice MODEL --cuts 3          heads for devices and tails for the coordinator, too
   aimass slice import model.onnx       a model of your own; see `slice import --help`
   aimass slice cuts model.onnx         where any ONNX file can be cut; see `slice cuts --help`
@@ -239,6 +239,16 @@ def _add_training(commands: _Commands) -> None:
     )
     cut.add_argument("model")
     cut.add_argument("--cuts", type=int, default=0, help="cut slices, at most (0)")
+    cut.add_argument(
+        "--budget", type=float, help="error that a number format may add (0.005, or 2 %% if more)"
+    )
+    cut.add_argument(
+        "--for",
+        dest="classes",
+        choices=("cpu", "tensorrt"),
+        nargs="+",
+        help="devices that slices are for (both)",
+    )
     cut.set_defaults(call="slice")
 
 

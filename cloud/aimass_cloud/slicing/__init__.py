@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from aimass_shared.manifest import SliceArtifact
 
 if TYPE_CHECKING:
-    from aimass_cloud.slicing.making import RELEASE_SPECS, contract_of, make_slices
+    from aimass_cloud.slicing.making import Sliced, contract_of, make_slices, sliced
     from aimass_cloud.slicing.preparing import prepare
 
-__all__ = ["RELEASE_SPECS", "SliceArtifact", "contract_of", "make_slices", "prepare"]
+__all__ = ["SliceArtifact", "Sliced", "contract_of", "make_slices", "prepare", "sliced"]
 
 _HOMES = {
-    "RELEASE_SPECS": "making",
+    "Sliced": "making",
     "contract_of": "making",
     "make_slices": "making",
     "prepare": "preparing",
+    "sliced": "making",
 }
 
 

@@ -25,18 +25,23 @@ FLOAT_BYTES = 4
 MIB = 1 << 20
 
 
+def session_of(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A graph in ONNX Runtime on one core of a processor."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
 class Runner:
     """A graph in ONNX Runtime on one core, as it runs on a device."""
 
     def __init__(self, graph: onnx.ModelProto) -> None:
         """Load the graph."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = session_of(graph)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -53,24 +58,28 @@ class Runner:
             for index, name in enumerate(self._names)
         }
 
-    def fastest_ms(self, sample: Arrays) -> float:
+    def fastest_ms(self, sample: Arrays, runs: int = RUNS) -> float:
         """Fastest of many runs over one sample: what is left when nobody disturbs."""
         best = float("inf")
-        for _ in range(RUNS):
+        for _ in range(runs):
             started = time.perf_counter_ns()
             self._session.run(self._names, sample)
             best = min(best, time.perf_counter_ns() - started)
         return best / 1e6
 
 
+def memory_of(graph: onnx.ModelProto) -> float:
+    """Resident MiB that a runtime needs for a graph, at most; estimated."""
+    alive = ALIVE * BATCH * largest_value(graph) * FLOAT_BYTES
+    return round(SESSION_MIB + (COPIES * graph.ByteSize() + alive) / MIB, 1)
+
+
 def measured(graph: onnx.ModelProto, runner: Runner, *, plan: Recipe, test: Part) -> SliceCost:
     """The cost of a graph, and its error on samples that nothing was chosen on."""
-    size = graph.ByteSize()
-    alive = ALIVE * BATCH * largest_value(graph) * FLOAT_BYTES
     first = {name: array[:1] for name, array in test.inputs.items()}
     return SliceCost(
-        model_bytes=size,
-        memory_mib=round(SESSION_MIB + (COPIES * size + alive) / MIB, 1),
+        model_bytes=graph.ByteSize(),
+        memory_mib=memory_of(graph),
         reference_ms=round(runner.fastest_ms(first), 4),
         val_error=plan.error(runner.run(test.inputs), test.truth),
     )

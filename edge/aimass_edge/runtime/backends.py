@@ -24,7 +24,7 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
     CUDA: ("fp16", "fp32"),
 }
 """What each runs well, best first; every other one as a processor does."""
-ON_PROCESSORS: tuple[Precision, ...] = ("int8", "fp32")
+ON_PROCESSORS: tuple[Precision, ...] = ("int8", "int8-dyn", "fp32")
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -49,6 +49,11 @@ class Backend(msgspec.Struct, frozen=True):
     def is_tensorrt(self) -> bool:
         """Whether TensorRT runs the models, by itself or within ONNX Runtime."""
         return self.provider in {NATIVE, TENSORRT}
+
+    @property
+    def arithmetic(self) -> str:
+        """Whose tolerance a self-test goes by: "cpu", or "tensorrt" of all that runs on a GPU."""
+        return "tensorrt" if self.provider in PRECISIONS else "cpu"
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -34,6 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
         code, why: of the error, if not.
         error: largest relative error of any output; tolerance: what is allowed.
         seconds: loading and running. peak_mib: most resident memory of the child.
+        latency_ms: of one sample, the fastest; bound_ms: what it should take at most, 0 = unknown.
     """
 
     ok: bool
@@ -43,6 +44,8 @@ class Outcome(msgspec.Struct, frozen=True):
     tolerance: float = 0.0
     seconds: float = 0.0
     peak_mib: float = 0.0
+    latency_ms: float = 0.0
+    bound_ms: float = 0.0
 
 
 async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Outcome:
@@ -75,6 +78,11 @@ async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Out
     if not outcome.ok:
         raise _error(outcome)
     log.info("self-test passed: error %.2g of %.2g", outcome.error, outcome.tolerance)
+    if outcome.latency_ms > outcome.bound_ms > 0:
+        log.warning(
+            "a sample takes %.1f ms here, at most %.1f ms were expected",
+            *(outcome.latency_ms, outcome.bound_ms),
+        )
     return outcome
 
 

@@ -4,8 +4,9 @@
 
 `selftest.npz` has the inputs as `in.<name>` and what the reference build gave as `out.<name>`. For
 a tensor of BYTES that is either the numbers of the graph, or the texts themselves (Unicode arrays),
-which then prove the vocabulary too. Outputs of floats may be off by the slice's tolerance; whole
-numbers, truth values and texts must be equal.
+which then prove the vocabulary too. Outputs of floats may be off by the slice's tolerance for what
+runs it; whole numbers, truth values and texts must be equal. A sample that takes longer than the
+slice's bound is told; over 20 times the bound is a failure: something else than this file runs.
 Prints one line of JSON (`prove.Outcome`) and exits with 0 if all is well, else with 1.
 """
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
 from aimass_edge.inventory import peak_mib
-from aimass_edge.runtime import coder_beside, open_session
+from aimass_edge.runtime import Session, backend_of, coder_beside, open_session
 from aimass_edge.update.prove import Outcome
 from aimass_edge.update.slots import FILE_NAMES, Bundle
 from aimass_shared.errors import AimassError, SelfTestFailedError
@@ -36,6 +37,8 @@ TEXT = "U"
 EXACT = "biuU"
 
 EPSILON = 1e-6
+MOST_RUNS, MOST_SECONDS = 20, 0.5
+ABSURD = 20.0
 NICENESS = 10
 
 
@@ -108,20 +111,41 @@ def run(directory: Path, board: BoardSettings) -> Outcome:
     feeds, expected = read_vectors(directory / FILE_NAMES["selftest"])
     model = directory / FILE_NAMES["model"]
     coder = coder_beside(model, manifest.contract)
+    asked = {**feeds, **coder.encode(_texts(feeds))}
+    bound = entry.latency_ms * board.cpu_time_factor
     session = open_session(model, board)
     try:
-        found = session.run({**feeds, **coder.encode(_texts(feeds))})
+        found = session.run(asked)
+        took = fastest_ms(session, asked) if bound else 0.0
     finally:
         session.close()
     told = {name: array for name, array in found.items() if name in _texts(expected)}
-    worst = compare({**found, **coder.decode(told)}, expected, entry.tolerance)
+    tolerance = entry.allowed(backend_of(board).arithmetic)
+    worst = compare({**found, **coder.decode(told)}, expected, tolerance)
+    if took > ABSURD * bound:
+        raise SelfTestFailedError(f"a sample takes {took:.1f} ms, {bound:.1f} ms are expected")
     return Outcome(
         ok=True,
         error=worst,
-        tolerance=entry.tolerance,
+        tolerance=tolerance,
+        latency_ms=took,
+        bound_ms=bound,
         seconds=time.monotonic() - start,
         peak_mib=peak_mib(),
     )
+
+
+def fastest_ms(session: Session, feeds: Arrays) -> float:
+    """The fastest of some runs over the first sample."""
+    first = {name: array[:1] for name, array in feeds.items()}
+    best, end = float("inf"), time.monotonic() + MOST_SECONDS
+    for _ in range(MOST_RUNS):
+        start = time.perf_counter()
+        session.run(first)
+        best = min(best, time.perf_counter() - start)
+        if time.monotonic() > end:
+            break
+    return 1000 * best
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

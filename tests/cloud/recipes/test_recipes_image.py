@@ -116,7 +116,7 @@ def test_a_short_training_beats_guessing_at_every_width(model: TrainedModel) -> 
 
 
 def test_slices_are_plain_graphs_that_tensorrt_takes(model: TrainedModel, tmp_path: Path) -> None:
-    specs = SliceSpec(0.5, "fp32"), SliceSpec(0.5, "int8")
+    specs = SliceSpec(0.5, "fp32"), SliceSpec(0.5, "int8-trt")
     made = make_slices(model, tmp_path, specs=specs)
     graphs = [onnx.load_model(dict(slice_.files)["model"]).graph for slice_ in made]
     for graph in graphs:

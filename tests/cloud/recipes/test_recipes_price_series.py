@@ -49,7 +49,7 @@ def test_directions_are_counted_beside_those_of_always_the_same_one(model: Train
 
 
 def test_slices_are_what_tensorrt_takes(model: TrainedModel, tmp_path: Path) -> None:
-    specs = (SliceSpec(1.0, "fp32"), SliceSpec(1.0, "int8"))
+    specs = (SliceSpec(1.0, "fp32"), SliceSpec(1.0, "int8-trt"))
     for made in make_slices(model, tmp_path, specs=specs):
         assert engine_bytes(Path(dict(made.files)["model"])) > 0
 

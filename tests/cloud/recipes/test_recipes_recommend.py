@@ -54,7 +54,7 @@ def test_it_ranks_better_than_popularity_and_neighbourhoods(model: TrainedModel)
 
 
 def test_slices_rank_like_the_model_and_speak_names(model: TrainedModel, tmp_path: Path) -> None:
-    specs = [SliceSpec(1.0, "fp32"), SliceSpec(0.25, "int8")]
+    specs = [SliceSpec(1.0, "fp32"), SliceSpec(0.25, "int8-trt")]
     whole, small = make_slices(model, tmp_path, specs=specs)
     assert abs(whole.cost.val_error - (1 - model.metrics["ndcg_at_10"])) < 1e-6
     assert small.cost.val_error < 1 - model.metrics["baselines"]["popularity"]["ndcg_at_10"]

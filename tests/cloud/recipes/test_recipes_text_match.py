@@ -102,7 +102,7 @@ def test_a_saved_model_is_the_same(model: TrainedModel, tmp_path: Path) -> None:
 def test_slices_hold_plain_operators_that_tensorrt_takes(
     model: TrainedModel, tmp_path: Path
 ) -> None:
-    specs = (SliceSpec(0.5, "fp32"), SliceSpec(0.5, "int8"))
+    specs = (SliceSpec(0.5, "fp32"), SliceSpec(0.5, "int8-trt"))
     full, small = make_slices(model, tmp_path, specs=specs)
     assert [role for role, _ in full.files] == ["model", "selftest", "vocabulary"]
     graph = onnx.load(dict(full.files)["model"]).graph

@@ -301,7 +301,7 @@ def test_a_board_without_tensorrt_falls_back_and_says_why(model: Path) -> None:
     assert list(backend.passed) == list(names[:-1])
     assert "CUDA" in backend.passed[NATIVE]
     assert NATIVE in backend.told()
-    assert backend.precisions == ("int8", "fp32")
+    assert backend.precisions == ("int8", "int8-dyn", "fp32")
     assert not backend.is_tensorrt
     session = open_session(model, board)
     assert session.provider == CPU

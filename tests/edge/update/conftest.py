@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,10 @@ WINDOW, SENSORS = 4, 2
 
 
 def _make_bundle(
-    number: int = 1, contents: Contents | None = None, tolerance: float = 1e-3
+    number: int = 1,
+    contents: Contents | None = None,
+    tolerance: float = 1e-3,
+    **more: Any,  # noqa: ANN401  of a slice
 ) -> tuple[Bundle, Contents]:
     bodies: Contents = contents or {
         "model": f"model {number} ".encode() * 20,
@@ -43,7 +47,7 @@ def _make_bundle(
         for role, body in bodies.items()
     )
     cost = SliceCost(model_bytes=100, memory_mib=10, reference_ms=1, val_error=0.5)
-    entry = SliceEntry(SliceSpec(0.5, "int8"), cost, files, tolerance)
+    entry = SliceEntry(SliceSpec(0.5, "int8"), cost, files, tolerance, **more)
     contract = Contract(
         model="tep-monitor",
         sensors=tuple(Sensor(name, "kPa", "continuous") for name in ("A", "B")),

@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +27,7 @@ from aimass_shared.manifest import Role
 Contents = dict[Role, bytes]
 InstallReal = Callable[..., Installed]
 BOARD = BoardSettings()
+NOTHING: Mapping[str, object] = {}
 
 
 @pytest.fixture
@@ -37,11 +39,11 @@ def install_real(
 ) -> InstallReal:
     """Install a real model, with some of its files replaced."""
 
-    def step(**changed: bytes) -> Installed:
+    def step(entry: Mapping[str, object] = NOTHING, **changed: bytes) -> Installed:
         contents: Contents = {**real_contents}
         for role in ("model", "selftest"):
             contents[role] = changed.get(role, contents[role])
-        bundle, _ = make_bundle(1, contents)
+        bundle, _ = make_bundle(1, contents, **entry)
         slots = Slots(tmp_path / "models")
         return slots.install(bundle, put_parts(slots, contents))
 
@@ -63,6 +65,29 @@ async def test_right_model_passes(install_real: InstallReal) -> None:
     assert 0 <= outcome.error <= outcome.tolerance == 1e-3
     assert outcome.seconds > 0
     assert outcome.peak_mib > 10
+
+
+async def test_a_sample_that_takes_longer_than_its_bound_is_told(
+    install_real: InstallReal, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick = await prove(install_real({"latency_ms": 500.0}).directory, BOARD, 30)
+    assert 0 < quick.latency_ms < quick.bound_ms == 500
+    assert "were expected" not in caplog.text
+    near = msgspec.structs.replace(BOARD, cpu_time_factor=quick.latency_ms / 4 / 500)
+    slow = await prove(install_real({"latency_ms": 500.0}).directory, near, 30)
+    assert slow.ok
+    assert slow.latency_ms > slow.bound_ms
+    assert "were expected" in caplog.text
+
+
+async def test_a_sample_that_takes_absurdly_long_fails(install_real: InstallReal) -> None:
+    with pytest.raises(SelfTestFailedError, match=r"a sample takes .* are expected"):
+        await prove(install_real({"latency_ms": 1e-6}).directory, BOARD, 30)
+
+
+async def test_a_tolerance_may_be_for_what_runs_the_slice(install_real: InstallReal) -> None:
+    entry = {"tolerance": 0.5, "tolerances": {"cpu": 0.25, "tensorrt": 1.0}}
+    assert (await prove(install_real(entry).directory, BOARD, 30)).tolerance == 0.25
 
 
 async def test_model_that_computes_something_else_fails(

@@ -47,7 +47,7 @@ async def make_slices(scene: Scene, model: str) -> list[SliceReport]:
     """Export, quantize, check, measure."""
     scene.voice.chapter("The model is cut into slices, checked against torch")
     with scene.voice.following("slicing") as watch:
-        job = await scene.admin.start("slice", {"model": model})
+        job = await scene.admin.start("slice", {"model": model, "classes": ["cpu"]})
         result = await scene.admin.wait(job, watch)
     reports = [_slice_report(one) for one in result["slices"]]
     for one in reports:
