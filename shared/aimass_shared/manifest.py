@@ -16,7 +16,17 @@ SCHEMA = 2
 MAX_MANIFEST_BYTES = 1 << 20
 BYTES = "BYTES"
 TaskKind = Literal["forecast", "classify", "match", "rank", "other"]
-Role = Literal["model", "train", "selftest", "vocabulary", "fleet", "tail", "plans"]
+Role = Literal[
+    "model",
+    "train",
+    "selftest",
+    "vocabulary",
+    "fleet",
+    "tail",
+    "plans",
+    "stream-step",
+    "stream-rest",
+]
 SensorKind: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=64)]
 
 

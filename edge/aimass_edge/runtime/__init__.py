@@ -20,6 +20,7 @@ from aimass_edge.runtime.session import (
     describe,
     windows_of,
 )
+from aimass_edge.runtime.streaming import with_stream
 
 __all__ = [
     "ANY_SIZE",
@@ -49,5 +50,5 @@ def open_session(path: Path, board: BoardSettings) -> Session:
     if backend_of(board).provider == NATIVE:
         session = open_engine(path, board.engines)
     else:
-        session = OnnxSession(path, board)
+        session = with_stream(OnnxSession(path, board), path, board)
     return PacedSession(session, board.cpu_time_factor) if board.simulate else session

@@ -93,6 +93,7 @@ class OnnxSession:
         self._inputs = tuple(_spec(path, node) for node in session.get_inputs())
         self._outputs = tuple(_spec(path, node) for node in session.get_outputs())
         self._provider = str(session.get_providers()[0])
+        self._metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -108,6 +109,11 @@ class OnnxSession:
     def provider(self) -> str:
         """The execution provider that was chosen."""
         return self._provider
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What its author wrote into the file."""
+        return dict(self._metadata)
 
     @property
     def waits(self) -> bool:
