@@ -19,7 +19,9 @@ async def _train(admin: Admin, args: argparse.Namespace, watch: Watch) -> Any:  
 
 
 async def _slice(admin: Admin, args: argparse.Namespace, watch: Watch) -> Any:  # noqa: ANN401  JSON of any shape
+    asked = {"budget": args.budget, "classes": args.classes}
     body = {"model": args.model, "cuts": args.cuts}
+    body |= {name: value for name, value in asked.items() if value is not None}
     return await admin.wait(await admin.start("slice", body), watch)
 
 

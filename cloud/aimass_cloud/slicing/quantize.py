@@ -70,7 +70,11 @@ FORMS: Final[Mapping[Precision, Form]] = {
 
 
 def quantized(
-    graph: onnx.ModelProto, inputs: Arrays, kept: Sequence[str], precision: Precision = "int8-trt"
+    graph: onnx.ModelProto,
+    inputs: Arrays,
+    kept: Sequence[str],
+    *,
+    precision: Precision = "int8-trt",
 ) -> onnx.ModelProto:
     """The static int8 form of a folded float graph, with the whole range of each activation.
 
