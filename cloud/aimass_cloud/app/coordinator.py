@@ -184,6 +184,8 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
     keys = Keys(store)
     await keys.ensure_admin_key(data)
     registry = Registry(store, blobs, tuf)
+    importer = Importer(data, registry, blobs, settings=settings.slicing)
+    await asyncio.to_thread(importer.sweep)
     bridge = Bridge(reached_from_here(address), _own_tls(authority, data, address), store)
     transport = await stack.enter_async_context(FleetTransport(bridge, blobs))
     rounds = Rounds(store, transport, data / "rounds")
@@ -221,7 +223,7 @@ async def _compose(settings: CloudSettings, data: Path, stack: AsyncExitStack) -
             devices=_Online(fleet),
             roots=_data_roots(settings, data),
         ),
-        importer=Importer(data, registry, blobs, settings=settings.slicing),
+        importer=importer,
         bridge=bridge,
         pool=await stack.enter_async_context(ModelPool(settings.serving)),
         server_tls=_server_tls(authority, data, settings.http),

@@ -36,6 +36,9 @@ RECIPE = "imported"
 MOST_FILES = 256
 SAMPLES = "samples.npz"
 LONGEST = 255
+AT_ONCE = 2
+"""Models that are looked at together: each may take as much memory as the settings allow."""
+UNFINISHED = "unfinished"
 
 Result = dict[str, object]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
@@ -71,6 +74,12 @@ class Importer:
         self._registry = registry
         self._blobs = blobs
         self._limits = Limits(settings.deadline_s, settings.memory_mib)
+        self._few = asyncio.Semaphore(AT_ONCE)
+
+    def sweep(self) -> None:
+        """Remove what a crash left half-made; only at start, when nothing is being imported."""
+        for mark in self._folder.glob(f"*/{UNFINISHED}"):
+            shutil.rmtree(mark.parent, ignore_errors=True)
 
     async def take(self, request: ImportOnnxRequest, progress: Progress) -> Result:
         """Import a model and make its slices; it is registered when all of it is there.
@@ -86,6 +95,7 @@ class Importer:
         try:
             await asyncio.to_thread(self._staged, folder, request, order)
             found = await self._made(folder, progress)
+            await asyncio.to_thread((folder / UNFINISHED).unlink)
             row = await self._registry.add_model(
                 NewModel(
                     name=request.name,
@@ -123,7 +133,9 @@ class Importer:
         return await self._saved(row, await self._made(folder, progress))
 
     async def _made(self, folder: Path, progress: Progress) -> Imported:
-        await isolated(folder, self._limits, progress)
+        progress(0.0, "waiting for its turn")
+        async with self._few:
+            await isolated(folder, self._limits, progress)
         raw = await asyncio.to_thread((folder / IMPORTED).read_bytes)
         return msgspec.json.decode(raw, type=Imported)
 
@@ -142,6 +154,7 @@ class Importer:
         source = folder / SOURCE
         files = {**request.files, **({order.samples: request.samples} if order.samples else {})}
         paths = {name: self._blobs.path(sha256) for name, sha256 in files.items()}
+        write_whole(folder / UNFINISHED, b"")
         for name, blob in paths.items():
             place = source / name
             with refused(place):

@@ -100,6 +100,7 @@ def imported(folder: Path, tell: "Tell") -> Imported:
     samples = _samples(folder, model)
     tell.progress(0.1, "running the model")
     contract = observed(model.contract, runner.run, _batches(model, samples))
+    _check_labels(contract)
     source = _source(model, contract, samples)
     place = folder / SLICES
     wholes = [_full(source, runner, place)]
@@ -190,6 +191,20 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise BadTensorError(f"the samples must be an .npz file of arrays: {error}") from error
+
+
+def _check_labels(contract: Contract) -> None:
+    """Each label names a place in the last axis of the first output.
+
+    Raises:
+        BadTensorError: there are more or fewer.
+    """
+    first = contract.outputs[0]
+    if contract.labels and first.shape[-1:] not in {(len(contract.labels),), (-1,)}:
+        raise BadTensorError(
+            f"there are {len(contract.labels)} labels; the first output, {first.name!r}, has the"
+            f" shape {list(first.shape)}"
+        )
 
 
 def _batches(model: _Model, samples: Samples) -> dict[int, Arrays]:

@@ -122,6 +122,15 @@ async def test_an_order_out_of_bounds_is_the_callers_mistake(
     assert answer.status_code == 403
 
 
+def test_what_a_crash_left_is_swept_at_the_next_start(parts: Coordinator, data: Path) -> None:
+    for name, files in {"half": ("unfinished", "order.json"), "whole": ("order.json",)}.items():
+        (data / "imports" / name).mkdir(parents=True)
+        for file in files:
+            (data / "imports" / name / file).touch()
+    parts.importer.sweep()
+    assert [path.name for path in (data / "imports").iterdir()] == ["whole"]
+
+
 async def test_a_file_is_uploaded_in_pieces_and_only_as_it_is(
     admin: httpx.AsyncClient, parts: Coordinator, tmp_path: Path
 ) -> None:

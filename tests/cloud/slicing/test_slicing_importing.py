@@ -184,6 +184,11 @@ def test_samples_that_are_not_its_inputs_are_refused(
         made(tmp_path, graphs.mobilenet(), samples=samples(tmp_path, **arrays))
 
 
+def test_labels_that_are_too_few_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadTensorError, match="2 labels"):
+        made(tmp_path, graphs.mobilenet(), labels=("a", "b"))
+
+
 def test_samples_that_are_no_archive_are_refused(tmp_path: Path) -> None:
     stage(tmp_path, graphs.mobilenet(), samples="samples.npz")
     (tmp_path / SOURCE / "samples.npz").write_bytes(b"PK nothing")
