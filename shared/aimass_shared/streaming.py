@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_shared.errors import MalformedMessageError
+from aimass_shared.manifest import Role
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -23,6 +24,7 @@ METADATA = "aimass.stream"
 OTHERS = 4
 """Windows that followed no other which are remembered: requests may come between those of a row."""
 STEP_FILE, REST_FILE = "stream_step.onnx", "stream_rest.onnx"
+FILES: Mapping[Role, str] = {"stream-step": STEP_FILE, "stream-rest": REST_FILE}
 
 
 class Ring(msgspec.Struct, frozen=True):

@@ -22,9 +22,10 @@ from aimass_cloud.slicing.costs import Runner, measured, memory_of
 from aimass_cloud.slicing.export import filled, folded
 from aimass_cloud.slicing.pareto import CLASSES, DeviceClass, Figures, unbeaten
 from aimass_cloud.slicing.preparing import beside, kinds_of
+from aimass_cloud.slicing.streamed import with_stream
 from aimass_cloud.slicing.templates import Templates
 from aimass_cloud.slicing.variants import Budget, Form, Forms, Variant, sampled
-from aimass_shared import fleet
+from aimass_shared import fleet, streaming
 from aimass_shared.errors import SelfTestFailedError
 from aimass_shared.manifest import Contract, Role, SliceArtifact
 from aimass_shared.slices import SliceSpec
@@ -296,6 +297,8 @@ class _Maker:
         }
         if self._learns:
             contents["train"] = self._step(spec.width).SerializeToString()
+        if spec.precision in CLASSES["cpu"]:
+            cost = with_stream(contents, cost, one.form.graph, contract=self._model.info.contract)
         tolerances = self._tolerances(spec, outputs)
         return SliceArtifact(
             spec,
@@ -371,17 +374,16 @@ NAMES: Mapping[Role, str] = {
     "selftest": "selftest.npz",
     "vocabulary": "vocabulary.json",
     "fleet": fleet.FILE,
+    **streaming.FILES,
 }
 
 
 def _written(directory: Path, contents: Mapping[Role, bytes]) -> tuple[tuple[Role, str], ...]:
     """Write the files of a slice; a half-written one never has its final name."""
     directory.mkdir(parents=True, exist_ok=True)
-    files: list[tuple[Role, str]] = []
     for role, content in contents.items():
         write_whole(directory / NAMES[role], content)
-        files.append((role, str(directory / NAMES[role])))
-    return tuple(files)
+    return tuple((role, str(directory / NAMES[role])) for role in contents)
 
 
 def _with_verdicts(artifacts: Sequence[SliceArtifact]) -> list[SliceArtifact]:

@@ -7,16 +7,20 @@ values are missing, each answer must be the whole graph's. If not, such operator
 
 import time
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from aimass_cloud.slicing.costs import COPIES, FLOAT_BYTES, MIB
 from aimass_cloud.slicing.streaming import Stream, stream_of
-from aimass_shared.manifest import Contract
-from aimass_shared.streaming import Streamer
+from aimass_shared.manifest import Contract, Role
+from aimass_shared.slices import SliceCost
+from aimass_shared.streaming import FILES, Streamer
 
 LEAST_GAIN = 1.3
 """How many times faster a window must be for two more files and a ring in memory."""
@@ -26,6 +30,25 @@ WINDOWS, MISSING = 64, 0.05
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]
+
+
+def with_stream(
+    contents: dict[Role, bytes], cost: SliceCost, model: onnx.ModelProto, *, contract: Contract
+) -> SliceCost:
+    """Add the files of a slice's streaming form, if it has one that is worth it; its cost then.
+
+    Raises:
+        ModelLoadFailedError: ONNX Runtime refuses the graph.
+    """
+    stream = streamed(model, contract)
+    if stream is None:
+        return cost
+    files = (stream.step.SerializeToString(), stream.rest.SerializeToString())
+    contents |= dict(zip(FILES, files, strict=True))
+    numbers = sum(prod(ring.shape) for ring in stream.form.rings)
+    # Each ring is there twice, and once as the rest takes it.
+    more = (COPIES * sum(map(len, files)) + (2 + 1) * FLOAT_BYTES * numbers) / MIB
+    return msgspec.structs.replace(cost, memory_mib=round(cost.memory_mib + more, 1))
 
 
 def streamed(model: onnx.ModelProto, contract: Contract) -> Stream | None:

@@ -23,7 +23,7 @@ from aimass_edge.runtime import VOCABULARY_FILE
 from aimass_edge.update import state as states
 from aimass_edge.update.fs import Fs
 from aimass_edge.update.state import State, Verdict
-from aimass_shared import fleet
+from aimass_shared import fleet, streaming
 from aimass_shared.errors import (
     BadDigestError,
     MalformedMessageError,
@@ -33,7 +33,6 @@ from aimass_shared.errors import (
 from aimass_shared.manifest import Manifest, Role, SliceEntry
 from aimass_shared.manifest import decode as decode_manifest
 from aimass_shared.messages import ReleaseRef
-from aimass_shared.streaming import REST_FILE, STEP_FILE
 from aimass_shared.trust import verify_blob
 
 log = logging.getLogger(__name__)
@@ -45,8 +44,7 @@ FILE_NAMES: Mapping[Role, str] = {
     "vocabulary": VOCABULARY_FILE,
     "fleet": fleet.FILE,
     "plans": "plans.json",
-    "stream-step": STEP_FILE,
-    "stream-rest": REST_FILE,
+    **streaming.FILES,
 }
 MANIFEST_FILE = "manifest.json"
 CHUNK_BYTES = 1 << 20

@@ -14,13 +14,14 @@ from aimass_cloud.recipes import tep
 from aimass_cloud.slicing import streamed as streams
 from aimass_cloud.slicing.export import folded
 from aimass_cloud.slicing.quantize import quantized
-from aimass_cloud.slicing.streamed import Trial, streamed
+from aimass_cloud.slicing.streamed import Trial, streamed, with_stream
 from aimass_cloud.slicing.streaming import stream_of
 from aimass_edge.config import BoardSettings
 from aimass_edge.predict.telemetry import model_input, select
 from aimass_edge.runtime.onnx import OnnxSession
 from aimass_edge.runtime.streaming import StreamingSession
-from aimass_shared.manifest import Contract, Sensor, TensorSpec
+from aimass_shared.manifest import Contract, Role, Sensor, TensorSpec
+from aimass_shared.slices import SliceCost
 from aimass_shared.streaming import METADATA, REST_FILE, STEP_FILE, read
 from aimass_shared.windows import Row, WindowBuffer
 
@@ -86,6 +87,17 @@ def test_operators_whose_bits_change_with_the_shape_stay_in_the_rest(
         assert "ReduceMean" in operators
     assert 0 < found.form.took_ms < found.form.whole_ms
     assert read(metadata(found.rest)[METADATA]) == found.form
+
+
+def test_a_slice_gets_two_more_files_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "LEAST_GAIN", 0.0)
+    contents: dict[Role, bytes] = {"model": b""}
+    before = SliceCost(model_bytes=1, memory_mib=20.0, reference_ms=1.0, val_error=0.0)
+    after = with_stream(contents, before, folded(per_row(hidden=128)), contract=CONTRACT)
+    assert list(contents) == ["model", "stream-step", "stream-rest"]
+    assert 20 < after.memory_mib < 25
+    monkeypatch.setattr(streams, "LEAST_GAIN", 1e6)
+    assert with_stream({}, before, folded(per_row()), contract=CONTRACT) == before
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
