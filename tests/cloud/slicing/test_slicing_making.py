@@ -27,14 +27,20 @@ from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import cut
 from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.assembly import outputs_of
-from aimass_cloud.slicing import contract_of, make_slices, prepare
+from aimass_cloud.slicing import completing, contract_of, make_slices, prepare, selftest
 from aimass_cloud.slicing.export import filled
 from aimass_cloud.slicing.preparing import beside
 from aimass_cloud.slicing.quantize import products
 from aimass_cloud.slicing.templates import OPSET, network_of
 from aimass_cloud.training import RunSettings, train, with_weights
-from aimass_shared.errors import ModelLoadFailedError, NotFoundError, SelfTestFailedError
+from aimass_shared.errors import (
+    ConflictError,
+    ModelLoadFailedError,
+    NotFoundError,
+    SelfTestFailedError,
+)
 from aimass_shared.manifest import SliceArtifact
+from aimass_shared.planning.profiles import Candidate, ProfileSet, decode
 from aimass_shared.slices import SliceSpec
 
 SPECS = (
@@ -353,3 +359,40 @@ def test_tensorrt_parses_and_builds_every_slice_that_is_for_it(
     slices: dict[str, SliceArtifact], name: str
 ) -> None:
     assert engine_bytes(Path(_path(slices[name], "model"))) > 0
+
+
+def test_halves_and_plans_of_a_recipes_model(
+    model: TrainedModel,
+    slices: dict[str, SliceArtifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completing, "SECONDS", 0.001)  # figures are not looked at here
+    wholes = list(slices.values())
+    found = completing.completed(model, wholes, tmp_path, count=2, progress=lambda *_told: None)
+    assert [one.spec for one in found[: len(wholes)]] == [one.spec for one in wholes]
+    inputs = {name: array[:3] for name, array in model.samples.test.inputs.items()}
+    expected = _run(_path(slices["w1.00-fp32"], "model"), inputs)
+    cut = found[len(wholes) :]
+    assert cut
+    for artifact in cut:
+        assert artifact.halves is not None
+        assert artifact.halves.batched
+        between = {**inputs, **_run(_path(artifact, "model"), inputs)}
+        crossing = {one.name: between[one.name] for one in artifact.halves.crossing}
+        together = {**between, **_run(_path(artifact, "tail"), crossing)}
+        for name, array in expected.items():
+            assert selftest.relative_error({name: together[name]}, {name: array}) < 1e-5, name
+    plans = {one.candidate: one for one in _plans(found).profiles}
+    full = Candidate(1.0, "fp32", "edge")
+    assert plans[full].loss == plans[Candidate(1.0, "fp32", "cloud")].loss == 0.0
+    assert {SliceSpec(one.width, one.precision, one.cut) for one in plans} == {
+        one.spec for one in found
+    }
+    with pytest.raises(ConflictError, match="plans need the slice"):
+        completing.completed(model, cut, tmp_path, count=0, progress=lambda *_told: None)
+
+
+def _plans(artifacts: list[SliceArtifact]) -> ProfileSet:
+    (content,) = {Path(_path(one, "plans")).read_bytes() for one in artifacts}
+    return decode(content)
