@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,18 +128,18 @@ def tried(
 def ended(command: Sequence[str], answer: Path, deadline_s: float) -> Trial:
     """What a process writes to a file, or how it failed to."""
     started = time.perf_counter()
+    # Our own interpreter and arguments. Its output only repeats TensorRT's log; it ends when its
+    # input is closed, as that is when we die.
+    process = subprocess.Popen(  # noqa: S603  no shell, nothing from outside
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        # Our own interpreter and arguments. Its output only repeats TensorRT's log.
-        process = subprocess.run(  # noqa: S603  no shell, nothing from outside
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=deadline_s,
-            check=False,
-        )
-        failure = f"crashed (status {process.returncode})"
+        failure = f"crashed (status {process.wait(deadline_s)})"
     except subprocess.TimeoutExpired:
         failure = f"took over {deadline_s:g} s"
+    finally:
+        process.kill()
+        process.communicate()
     # It may have found an answer, and died looking for the operator that is to blame.
     if answer.is_file():
         return msgspec.json.decode(answer.read_bytes(), type=Trial)
@@ -148,6 +149,16 @@ def ended(command: Sequence[str], answer: Path, deadline_s: float) -> Trial:
 def is_installed() -> bool:
     """Whether TensorRT can be asked at all."""
     return find_spec("tensorrt_rtx") is not None
+
+
+def _end_with_parent() -> None:
+    """End at once when the other end of standard input is closed, as it is when a parent dies."""
+
+    def watch() -> None:
+        os.read(0, 1)  # not through sys.stdin, whose lock an interpreter that ends needs
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
@@ -161,6 +172,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=DEADLINE_S)
     parser.add_argument("--size", action="append", default=[])
     arguments = parser.parse_args()
+    _end_with_parent()
     named = [size.rpartition("=") for size in arguments.size]
     building = Building(arguments.most_batch, {name: int(size) for name, _, size in named})
     for trial in building.trials(arguments.model, arguments.seconds):

@@ -15,7 +15,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aimass_cloud.slicing import cuts
+from aimass_cloud.slicing import cuts, engines
 from aimass_cloud.slicing.cuts.dag import real_inputs
 from aimass_cloud.slicing.cuts.files import save
 from aimass_cloud.slicing.cuts.reading import tensors
@@ -50,6 +50,7 @@ from aimass_cloud.slicing.isolating import (
 )
 from aimass_cloud.slicing.plans import WholeSlice, planned, with_plans
 from aimass_cloud.slicing.profiling import Arrays, Subject
+from aimass_cloud.slicing.scatter import left, without_scatter
 from aimass_shared.activations import largest_share
 from aimass_shared.errors import (
     AimassError,
@@ -96,6 +97,8 @@ def imported(folder: Path, tell: "Tell") -> Imported:
     tell.progress(0.02, "reading the model")
     whole = cuts.read(folder / SOURCE / order.graph)
     runner = Runner(whole.model, whole.folder)
+    # From here on it is the same model as TensorRT may take it; what it gives is what came.
+    whole = replace(whole, model=without_scatter(whole.model))
     model = _Model(order, whole, runner, declared(whole, order.name, order.labels))
     samples = _samples(folder, model)
     tell.progress(0.1, "running the model")
@@ -272,6 +275,7 @@ def _full(source: Source, runner: Runner, place: Path) -> WholeSlice:
         raise SelfTestFailedError(f"the model as one file differs from what came by {missed:.1e}")
     files = (("model", str(path)), *written(folder, {"selftest": vectors}))
     cost = cost_of((source.whole.model, path), lambda: saved.run(source.subject.one), error=0.0)
+    cost = msgspec.structs.replace(cost, tensorrt=engines.tried(path).verdict)
     artifact = SliceArtifact(FULL, cost, files, source.margin)
     return WholeSlice(artifact, runner.run)
 
@@ -288,6 +292,8 @@ def _metrics(model: _Model, samples: Samples, contract: Contract) -> dict[str, A
         "samples": 0 if samples.drawn else len(samples.requests),
         "batch": "any" if is_open(contract) else "fixed",
     }
+    if scatters := left(model.whole.model):
+        told["scatters"] = scatters
     guessed = sorted(
         axis
         for axis in model.sizes.keys() - model.batches - model.order.sizes.keys()

@@ -1,8 +1,10 @@
 """Graphs without Scatter: they give what they gave, and TensorRT builds them."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from aimass_cloud.slicing import engines, export, scatter
+from aimass_cloud.slicing import engines, export, importing, scatter
+from aimass_cloud.slicing.isolating import ORDER, SOURCE, Order
 from aimass_cloud.slicing.scatter import left, without_scatter
+from aimass_shared.slices import SliceSpec
 
 NODES, EDGES, OTHERS, WIDE = 9, 30, 5, 4
 Arrays = dict[str, NDArray[Any]]
@@ -261,3 +265,30 @@ def test_a_model_without_scatter_is_given_back() -> None:
     model = helper.make_model(graph)
     assert without_scatter(model) is model
     assert left(model) == []
+
+
+def test_a_model_that_is_imported_has_none_either_and_says_which_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "SECONDS", 0.001)
+    model = edge_sum(
+        shape=(NODES, WIDE), axis=0, turn=(0, 1), scale="edges", reduction="add", zeros=True
+    )
+    last = model.graph.node[-1]
+    last.output[0] = "means"
+    product = helper.make_node(
+        "ScatterElements", ["means", "target", "sent"], ["y"], name="products", reduction="mul"
+    )
+    model.graph.node.append(product)
+    (tmp_path / SOURCE).mkdir()
+    onnx.save_model(model, tmp_path / SOURCE / "model.onnx")
+    (tmp_path / ORDER).write_bytes(msgspec.json.encode(Order(name="own", graph="model.onnx")))
+    found = importing.imported(tmp_path, importing.Tell())
+    assert found.metrics["scatters"] == [
+        "ScatterElements products: a reduction by mul has no other form"
+    ]
+    (whole,) = (one for one in found.slices if one.spec == SliceSpec(1.0, "fp32"))
+    kinds = [node.op_type for node in onnx.load_model(dict(whole.files)["model"]).graph.node]
+    assert kinds.count("ScatterElements") == 1
+    if engines.is_installed():
+        assert whole.cost.tensorrt.startswith("refused (ScatterElements: ")
