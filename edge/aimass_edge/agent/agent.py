@@ -48,6 +48,7 @@ from aimass_edge.predict import (
     Predictor,
     SiteMonitors,
 )
+from aimass_edge.runtime import backend_of
 from aimass_edge.update.fetch import Origin
 from aimass_edge.update.slots import Installed, Slots
 from aimass_edge.update.updater import Updater
@@ -237,6 +238,7 @@ class Agent:
             link=link,
             wishes=wishes,
             telemetry=Telemetry(path, settings.source.sensors, wishes.failed),
+            backend=backend_of(settings.board),
         )
         if settings.api.enabled:
             status = partial(running.status, self._identity)

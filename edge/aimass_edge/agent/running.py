@@ -12,6 +12,7 @@ from aimass_edge.enroll import Identity
 from aimass_edge.ingest import Ingest, IngestCounters
 from aimass_edge.outbox import Outbox
 from aimass_edge.predict import Drift, Explanation, Predictor, SiteLimit, SiteStatus, Status
+from aimass_edge.runtime import Backend
 from aimass_shared.messages import AgentStats, Reported
 
 
@@ -20,6 +21,8 @@ class AgentStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         reported: as the cloud was told.
+        backend: what opens models here, and why not what was asked for before it;
+            `serving.provider` is what runs the active one.
         dropped: messages of both brokers that were over the limit of their connection, or came
             faster than they could be read.
         limit: of this site, where `monitor.calibration_windows` asks for one and there is one.
@@ -36,6 +39,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     reported: Reported
     stats: AgentStats
     serving: Status
+    backend: Backend
     telemetry: IngestCounters
     limit: SiteLimit | None
     monitor: SiteStatus | None
@@ -55,6 +59,7 @@ class Running:
     link: FleetLink
     wishes: DesiredState
     telemetry: Telemetry
+    backend: Backend
 
     def status(self, identity: Identity) -> AgentStatus:
         """What people see of a running agent."""
@@ -67,6 +72,7 @@ class Running:
             reported=self.wishes.reported,
             stats=self.stats(),
             serving=self.predictor.status(),
+            backend=self.backend,
             telemetry=self.ingest.counters,
             limit=self.predictor.site_limit(),
             monitor=self.predictor.site_monitor(),

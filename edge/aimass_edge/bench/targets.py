@@ -109,7 +109,8 @@ def _installs(slots: Slots) -> list[Installed]:
     """All that is there, the newest first."""
     state = slots.load()
     trial = state.trial.digest if state.trial else ""
-    found = [slots.find(digest) for digest in dict.fromkeys((trial, state.active, state.previous))]
+    digests = dict.fromkeys((trial, state.active, *sorted(state.keeps())))
+    found = [slots.find(digest) for digest in digests]
     installs = [one for one in found if one is not None]
     if not installs:
         raise NoActiveModelError(f"no slice is installed in {slots.root}: a rollout brings one")

@@ -16,6 +16,7 @@ from aimass_edge.enroll import Identity
 from aimass_edge.ingest import source_address
 from aimass_edge.inventory import take_inventory
 from aimass_edge.predict import rows_asked
+from aimass_edge.runtime import backend_of
 from aimass_edge.update.slots import Slots
 from aimass_shared.errors import (
     AimassError,
@@ -44,6 +45,10 @@ async def _outcome(probe: Check, settings: EdgeSettings) -> str:
 async def _board(settings: EdgeSettings) -> str:
     inventory = take_inventory(settings.board)
     return f"{inventory.board.name}, Python {inventory.python}, {inventory.runtime}"
+
+
+async def _backend(settings: EdgeSettings) -> str:
+    return backend_of(settings.board).told()
 
 
 async def _identity(settings: EdgeSettings) -> str:
@@ -111,6 +116,7 @@ async def _listens(host: str, port: int) -> str:
 
 CHECKS: dict[str, Check] = {
     "board": _board,
+    "backend": _backend,
     "identity": _identity,
     "model": _model,
     "cloud": _cloud,

@@ -156,12 +156,21 @@ def test_enrolment_that_cannot_be(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_check_says_why_a_backend_is_not_used(run: Run, tmp_path: Path) -> None:
+    said = run("check", "--data-dir", tmp_path, "--profile", "jetson-orin-nano")
+    told = lines(said)["backend"]
+    assert told.startswith("ok: CPUExecutionProvider (not tensorrt: ")
+    assert "not TensorrtExecutionProvider: this ONNX Runtime was built without it" in told
+    assert "not CUDAExecutionProvider: " in told
+
+
 def test_check_of_a_device_that_is_new(run: Run, tmp_path: Path) -> None:
     said = run("check", "--data-dir", tmp_path)
     told = lines(said)
     assert said.code == FAILED
     assert told["ok"] == "false"
     assert told["board"].startswith("ok: x86-gateway, Python 3.")
+    assert told["backend"] == "ok: CPUExecutionProvider"
     assert told["model"] == "ok: none yet, a rollout brings one"
     assert told["factory broker"] == "ok: no telemetry source is configured"
     assert told["monitor"] == "ok: that of the release"

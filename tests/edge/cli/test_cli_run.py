@@ -161,6 +161,7 @@ def test_it_says_when_it_comes_and_goes(enrol: Enrol, start: Start, mosquitto: A
         agent = start(enrol(broker_port=mosquitto.port), AIMASS_EDGE_HEARTBEAT_S="0.2")
         status = agent.wait(lambda one: bool(one["cloud_connected"]))
         assert status["reported"]["state"] == "idle"
+        assert status["backend"] == {"provider": "CPUExecutionProvider", "passed": {}}
         wait_for(lambda: len(told) >= 2)
         assert agent.end() == 0
         wait_for(lambda: not told[-1].online)
