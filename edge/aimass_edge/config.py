@@ -12,7 +12,7 @@ import msgspec
 
 from aimass_shared.slices import Precision
 
-Policy = Literal["local-first", "cloud-first", "never-leave-site"]
+Policy = Literal["local-first", "cascade", "cloud-first", "never-leave-site"]
 """Who is asked first where a request goes; see `HandoffSettings`."""
 
 
@@ -155,8 +155,10 @@ class HandoffSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         policy: "local-first" asks the cloud where this device would be late, "cloud-first" wherever
             it has the time for an answer of its own afterwards, "never-leave-site" nowhere,
-            whatever a release or an administrator wants.
+            whatever a release or an administrator wants. "cascade" is local first, and asks again
+            about the answers of a classifier that are least sure.
         policies: of models by name, where another one is wanted.
+        cascade_share: of the answers of a classifier that "cascade" asks the cloud about.
         min_budget_ms: time below which a hand-off is not tried.
         reserve_ms: time that a hand-off leaves beyond what an answer from here needs.
     """
@@ -164,6 +166,7 @@ class HandoffSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
     policy: Policy = "local-first"
     policies: dict[str, Policy] = {}
+    cascade_share: float = 0.2
     min_budget_ms: int = 20
     reserve_ms: int = 10
     failures_to_open: int = 3

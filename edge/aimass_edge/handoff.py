@@ -157,6 +157,11 @@ class Handoff:
         """Time that a hand-off leaves beyond what an answer from here needs."""
         return float(self._settings.reserve_ms)
 
+    @property
+    def cascade_share(self) -> float:
+        """Share of a classifier's answers that the policy "cascade" asks about."""
+        return self._settings.cascade_share
+
     def policy_of(self, model: str) -> Policy:
         """Who is asked first for a model."""
         return self._settings.policies.get(model, self._settings.policy)

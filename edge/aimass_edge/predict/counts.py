@@ -12,6 +12,7 @@ class Counts(msgspec.Struct):
         uncovered: windows with too few measured values.
         requests: that came in = answered + handed_off + refused + late + invalid + failed.
         answered: by a local slice, in time. narrowed: of these, by one narrower than the active.
+        asked_again: of those that this device had an answer to, asked of the cloud as well.
         handed_off: answered by the cloud. hand_offs_failed: tries that were not (of any outcome).
         refused: told at once or after a failed hand-off that it cannot be done in time.
         late: accepted, but not done by the deadline.
@@ -27,6 +28,7 @@ class Counts(msgspec.Struct):
     requests: int = 0
     answered: int = 0
     narrowed: int = 0
+    asked_again: int = 0
     handed_off: int = 0
     hand_offs_failed: int = 0
     refused: int = 0

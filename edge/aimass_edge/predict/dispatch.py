@@ -15,6 +15,7 @@ from aimass_edge.config import CapacitySettings, Policy
 from aimass_edge.predict.active import Active
 from aimass_edge.predict.counts import Counts
 from aimass_edge.predict.deciding import NONE, Decision, Load, Rules, decide
+from aimass_edge.predict.opinions import SecondOpinions
 from aimass_edge.predict.worker import Worker
 from aimass_edge.runtime import Arrays, check_feeds, windows_of
 from aimass_shared.errors import (
@@ -42,6 +43,10 @@ class Cloud(Protocol):
     @property
     def reserve_ms(self) -> float:
         """Time that a hand-off leaves beyond what an answer from here needs."""
+
+    @property
+    def cascade_share(self) -> float:
+        """Share of a classifier's answers that the policy "cascade" asks about."""
 
     def policy_of(self, model: str) -> Policy:
         """Who is asked first for a model."""
@@ -114,6 +119,7 @@ class Dispatch:
         self._settings = settings
         self._cloud = cloud
         self._find = find
+        self._opinions = SecondOpinions(cloud.cascade_share if cloud else 0.0)
 
     async def answer(self, request: InferRequest) -> InferResponse:
         """Answer a request, and count how it ended; see `Predictor.infer`."""
@@ -161,8 +167,32 @@ class Dispatch:
         if decision.place == "cloud":
             return await self._hand_off(errand, decision)
         if decision.place == "local":
-            return await self._run_here(errand, decision)
+            answer = await self._run_here(errand, decision)
+            return await self._asked_again(errand, errand.ladder[decision.rung], answer)
         raise self._refusal(errand, decision)
+
+    async def _asked_again(
+        self, errand: Errand, active: Active, answer: InferResponse
+    ) -> InferResponse:
+        """The cloud's answer in the place of one that is unsure, if the policy says so."""
+        cloud = self._cloud
+        if cloud is None or cloud.policy_of(errand.request.model) != "cascade":
+            return answer
+        budget_ms = self._left_ms(errand) - cloud.reserve_ms
+        there_is_time = budget_ms >= max(cloud.min_budget_ms, cloud.round_trip_ms())
+        if not (there_is_time and cloud.ready() and _may_hand_off(errand.request)):
+            return answer
+        if not self._opinions.wanted(active, answer.outputs):
+            return answer
+        self.counts.asked_again += 1
+        try:
+            told = await cloud.infer(_whole(errand.request), budget_ms)
+        except CloudUnavailableError:
+            self.counts.hand_offs_failed += 1
+            return answer
+        self._opinions.learn(active, answer.outputs, told.outputs)
+        self.counts.answered -= 1
+        return self._handed_off(errand, told)
 
     async def _run_here(self, errand: Errand, decision: Decision) -> InferResponse:
         active = errand.ladder[decision.rung]
@@ -193,6 +223,9 @@ class Dispatch:
         except CloudUnavailableError as error:
             self.counts.hand_offs_failed += 1
             return await self._after_failure(errand, error)
+        return self._handed_off(errand, answer)
+
+    def _handed_off(self, errand: Errand, answer: InferResponse) -> InferResponse:
         self.counts.handed_off += 1
         service_ms = (self._clock() - errand.start) * 1e3
         told = {**answer.parameters, "place": "cloud", "service_ms": service_ms}
@@ -252,6 +285,11 @@ class Dispatch:
 
     def _left_ms(self, errand: Errand) -> float:
         return (errand.end - self._clock()) * 1e3
+
+
+def _whole(request: InferRequest) -> InferRequest:
+    """Asking for all outputs: what is learned from is not always what the caller wants."""
+    return msgspec.structs.replace(request, outputs=())
 
 
 def _may_hand_off(request: InferRequest) -> bool:

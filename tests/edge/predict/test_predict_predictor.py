@@ -424,7 +424,7 @@ async def test_the_end_answers_all_that_wait(
 class Script:
     """A way to the cloud whose every step the test decides."""
 
-    min_budget_ms, reserve_ms = 20.0, 10.0
+    min_budget_ms, reserve_ms, cascade_share = 20.0, 10.0, 0.2
     policy: Policy = "local-first"
 
     def __init__(self, *, round_trip_ms: float = 20.0) -> None:

@@ -156,6 +156,45 @@ async def test_what_is_too_much_goes_to_the_cloud_with_all_its_tensors(
         assert (device.counts.handed_off, device.counts.answered) == (2, 0)
 
 
+async def test_what_a_classifier_is_not_sure_of_is_asked_again_within_its_share(
+    tmp_path: Path,
+) -> None:
+    cascade = HandoffSettings(policy="cascade", cascade_share=0.25, failures_to_open=10_000)
+    async with AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(Predictor(BOARD, CAPACITY))
+        await activate(cloud, CLASSIFIER, tmp_path / "cloud")
+        api = await stack.enter_async_context(Api(ApiSettings(port=0), cloud, cloud.status))
+        handoff = await stack.enter_async_context(Handoff(api.url, cascade, bearer=str))
+        device = await stack.enter_async_context(Predictor(BOARD, CAPACITY, cloud=handoff))
+        await activate(device, CLASSIFIER, tmp_path / "device")
+        places = []
+        for _ in range(200):
+            answer = await device.infer(request(CLASSIFIER, deadline_ms=20_000))
+            assert_same(answer.outputs, CLASSIFIER.answer)
+            places.append(answer.parameters["place"])
+        counts = device.counts
+        assert counts.handed_off == places.count("cloud") == counts.asked_again
+        assert counts.handed_off + counts.answered == counts.requests == 200
+        assert 0 < counts.handed_off < 110
+        await cloud.deactivate()
+        for _ in range(50):
+            answer = await device.infer(request(CLASSIFIER, deadline_ms=20_000))
+            assert answer.parameters["place"] == "local"
+        assert counts.asked_again > counts.handed_off, "it was asked and had no answer"
+        assert counts.answered + counts.handed_off == counts.requests == 250
+
+
+async def test_of_what_is_no_classifier_nothing_is_asked_again(tmp_path: Path) -> None:
+    cascade = HandoffSettings(policy="cascade", cascade_share=1.0)
+    async with (
+        Handoff("http://127.0.0.1:9", cascade, bearer=str) as handoff,
+        Predictor(BOARD, CAPACITY, cloud=handoff) as device,
+    ):
+        await activate(device, RANKER, tmp_path)
+        await device.infer(request(RANKER, deadline_ms=20_000))
+        assert (device.counts.asked_again, device.counts.answered) == (0, 1)
+
+
 async def test_the_faults_of_a_model_are_counted_apart_from_those_of_its_callers(
     tmp_path: Path,
 ) -> None:
