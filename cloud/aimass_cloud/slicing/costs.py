@@ -4,14 +4,17 @@ Times are of one sample on one core of this machine: the unit that board factors
 """
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from aimass_cloud.models.samples import Arrays, Part
-from aimass_cloud.recipes.task import Recipe
 from aimass_shared.slices import SliceCost
+
+if TYPE_CHECKING:  # it needs torch, which a process that looks at a user's model does without
+    from aimass_cloud.recipes.task import Recipe
 
 RUNS = 200
 BATCH = 64
@@ -74,7 +77,7 @@ def memory_of(graph: onnx.ModelProto) -> float:
     return round(SESSION_MIB + (COPIES * graph.ByteSize() + alive) / MIB, 1)
 
 
-def measured(graph: onnx.ModelProto, runner: Runner, *, plan: Recipe, test: Part) -> SliceCost:
+def measured(graph: onnx.ModelProto, runner: Runner, *, plan: "Recipe", test: Part) -> SliceCost:
     """The cost of a graph, and its error on samples that nothing was chosen on."""
     first = {name: array[:1] for name, array in test.inputs.items()}
     return SliceCost(
