@@ -35,6 +35,7 @@ class Outcome(msgspec.Struct, frozen=True):
         error: largest relative error of any output; tolerance: what is allowed.
         seconds: loading and running. peak_mib: most resident memory of the child.
         latency_ms: of one sample, the fastest; bound_ms: what it should take at most, 0 = unknown.
+        p50_ms: of one sample, the median.
     """
 
     ok: bool
@@ -46,6 +47,7 @@ class Outcome(msgspec.Struct, frozen=True):
     peak_mib: float = 0.0
     latency_ms: float = 0.0
     bound_ms: float = 0.0
+    p50_ms: float = 0.0
 
 
 async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Outcome:
@@ -77,7 +79,10 @@ async def prove(directory: Path, board: BoardSettings, deadline_s: float) -> Out
     outcome = _read(done.stdout, done.stderr, done.returncode)
     if not outcome.ok:
         raise _error(outcome)
-    log.info("self-test passed: error %.2g of %.2g", outcome.error, outcome.tolerance)
+    log.info(
+        "self-test passed: error %.2g of %.2g, %.3g ms a sample",
+        *(outcome.error, outcome.tolerance, outcome.p50_ms),
+    )
     if outcome.latency_ms > outcome.bound_ms > 0:
         log.warning(
             "a sample takes %.1f ms here, at most %.1f ms were expected",

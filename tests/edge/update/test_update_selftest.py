@@ -65,6 +65,7 @@ async def test_right_model_passes(install_real: InstallReal) -> None:
     assert 0 <= outcome.error <= outcome.tolerance == 1e-3
     assert outcome.seconds > 0
     assert outcome.peak_mib > 10
+    assert 0 < outcome.latency_ms <= outcome.p50_ms
 
 
 async def test_a_sample_that_takes_longer_than_its_bound_is_told(
