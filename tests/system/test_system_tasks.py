@@ -216,8 +216,8 @@ async def test_a_users_own_model_is_imported_and_lives_on_a_device(
 ) -> None:
     file = graphs.with_files(graphs.mobilenet(), tmp_path / "mobilenet.onnx")
     where = ["--url", cloud.url, "--data-dir", str(tmp_path / "cloud"), "--json"]
-    typed = ["slice", "import", str(file), "--cuts", "1", "--channel", "stable", *where]
-    assert await asyncio.to_thread(main, typed) == 0
+    typed = ["slice", "import", str(file), "--cuts", "1", "--for", "cpu", "--channel", "stable"]
+    assert await asyncio.to_thread(main, [*typed, *where]) == 0
     made = json.loads(capsys.readouterr().out)
     row = await cloud.parts.registry.release(made["release"])
     release, asked = manifests.decode(row.manifest), _asked()

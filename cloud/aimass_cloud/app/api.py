@@ -9,12 +9,11 @@ from litestar.params import FromPath, JSONBody
 
 from aimass_cloud.access import requires
 from aimass_cloud.app.explanations import ExplainRequest, Explanation, explained
-from aimass_cloud.app.importer import Importer, ImportOnnxRequest
+from aimass_cloud.app.importer import Importer, ImportOnnxRequest, SliceRequest
 from aimass_cloud.app.workshop import (
     ImportRequest,
     Result,
     RoundsRequest,
-    SliceRequest,
     TrainRequest,
     Workshop,
 )
@@ -74,7 +73,7 @@ class WorkController(Controller):
         async def work(report: Progress) -> Result:
             again = await importer.found(data.model)
             if again is not None:
-                return await importer.slice(again, data.cuts, report)
+                return await importer.slice(again, data, report)
             return await workshop.slice(data, report)
 
         return Started(await jobs.start("slice", work))

@@ -26,6 +26,7 @@ from aimass_cloud.slicing.isolating import (
     Order,
     isolated,
 )
+from aimass_cloud.slicing.pareto import DeviceClass
 from aimass_cloud.store import Blobs
 from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import RequestError
@@ -41,6 +42,8 @@ AT_ONCE = 2
 UNFINISHED = "unfinished"
 
 Result = dict[str, object]
+Cuts = Annotated[int, msgspec.Meta(ge=0, le=MOST_CUTS)]
+Classes = Annotated[tuple[DeviceClass, ...], msgspec.Meta(min_length=1)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 
@@ -53,6 +56,7 @@ class ImportOnnxRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         samples: SHA-256 of an `.npz` file with an array for each input; "" for none.
         labels: names of the classes, in the order of the last axis of the first output.
         sizes: of symbolic axes, such as a length. cuts: cut slices, at most.
+        classes: of devices that number formats are tried for.
     """
 
     name: str
@@ -61,7 +65,24 @@ class ImportOnnxRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     samples: str = ""
     labels: tuple[str, ...] = ()
     sizes: dict[str, Size] = {}
-    cuts: Annotated[int, msgspec.Meta(ge=0, le=MOST_CUTS)] = 3
+    cuts: Cuts = 3
+    classes: Classes = ("cpu", "tensorrt")
+
+
+class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /api/v1/jobs/slice`.
+
+    Attributes:
+        cuts: the number of cut slices, at most.
+        budget: what a number format may lose against float, in the recipe's measure; None = 0.005,
+            or 2 % of the error where that is more. It is not for models that were imported.
+        classes: of devices that slices are for.
+    """
+
+    model: str
+    cuts: Cuts = 0
+    budget: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    classes: Classes = ("cpu", "tensorrt")
 
 
 class Importer:
@@ -119,8 +140,8 @@ class Importer:
         row = await self._registry.model(model)
         return row if row.recipe == RECIPE else None
 
-    async def slice(self, row: ModelRow, cuts: int, progress: Progress) -> Result:
-        """Make the slices of a model that was imported again, with another number of cuts.
+    async def slice(self, row: ModelRow, request: SliceRequest, progress: Progress) -> Result:
+        """Make the slices of a model that was imported again, with other cuts or for others.
 
         Raises:
             AimassError: as `isolated`.
@@ -128,7 +149,7 @@ class Importer:
         folder = Path(row.directory)
         path = folder / ORDER
         order = msgspec.json.decode(await asyncio.to_thread(path.read_bytes), type=Order)
-        order = msgspec.structs.replace(order, cuts=min(cuts, MOST_CUTS))
+        order = msgspec.structs.replace(order, cuts=request.cuts, classes=request.classes)
         await asyncio.to_thread(write_whole, path, msgspec.json.encode(order))
         return await self._saved(row, await self._made(folder, progress))
 
@@ -194,6 +215,7 @@ def _order(request: ImportOnnxRequest) -> Order:
         labels=request.labels,
         sizes=dict(request.sizes),
         cuts=request.cuts,
+        classes=request.classes,
     )
 
 

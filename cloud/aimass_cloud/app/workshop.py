@@ -18,7 +18,7 @@ import msgspec
 from aimass_cloud import recipes
 from aimass_cloud.app.exporting import exporting
 from aimass_cloud.app.importer import RECIPE as IMPORTED
-from aimass_cloud.app.importer import described
+from aimass_cloud.app.importer import SliceRequest, described
 from aimass_cloud.app.roots import DataRoots
 from aimass_cloud.federation.plans import (
     Arrays,
@@ -36,8 +36,6 @@ from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.run import chosen
 from aimass_cloud.registry import NewModel, Registry
-from aimass_cloud.slicing.isolating import MOST_CUTS
-from aimass_cloud.slicing.pareto import DeviceClass
 from aimass_cloud.store.tables import ModelRow
 from aimass_shared.errors import MissingExtraError, NoClientsError, NotFoundError, RequestError
 from aimass_shared.manifest import decode
@@ -79,22 +77,6 @@ class ImportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /api/v1/models/import`: the directory of a run or of a model, below a root."""
 
     directory: str
-
-
-class SliceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`POST /api/v1/jobs/slice`.
-
-    Attributes:
-        cuts: the number of cut slices, at most.
-        budget: what a number format may lose against float, in the recipe's measure; None = 0.005,
-            or 2 % of the error where that is more.
-        classes: of devices that slices are for.
-    """
-
-    model: str
-    cuts: Annotated[int, msgspec.Meta(ge=0, le=MOST_CUTS)] = 0
-    budget: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    classes: Annotated[tuple[DeviceClass, ...], msgspec.Meta(min_length=1)] = ("cpu", "tensorrt")
 
 
 class RoundsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -29,6 +29,7 @@ async def import_onnx(admin: Admin, args: argparse.Namespace, watch: Watch) -> A
         "labels": _labels(args.labels),
         "sizes": sizes_of(args),
         "cuts": args.cuts,
+        **({"classes": args.classes} if args.classes else {}),
     }
 
     def rest(fraction: float, message: str) -> None:

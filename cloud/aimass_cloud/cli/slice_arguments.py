@@ -132,6 +132,13 @@ def _add_import(bring: argparse.ArgumentParser) -> None:
     bring.add_argument("--labels", default="", help="of classes: a,b,c, or @FILE with a line each")
     bring.add_argument("--size", action="append", metavar="NAME=N", help="size of an open axis")
     bring.add_argument("--cuts", type=int, default=3, help="cut slices, at most (3)")
+    bring.add_argument(
+        "--for",
+        dest="classes",
+        choices=("cpu", "tensorrt"),
+        nargs="+",
+        help="devices that slices are for (both)",
+    )
     bring.add_argument("--channel", default="", help="release it to these devices at once")
     bring.set_defaults(call="slice-import")
 

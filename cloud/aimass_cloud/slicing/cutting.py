@@ -203,6 +203,7 @@ class _Making:
             source.margin,
             choice.codec,
             self._halves(max_abs_error),
+            latency_ms=selftest.latency_ms(cost.reference_ms),
         )
         return CutSlice(artifact, self.head, self.tail, choice)
 

@@ -39,6 +39,7 @@ from aimass_cloud.slicing.cutting import (
     written,
 )
 from aimass_cloud.slicing.imported_contract import declared, is_open, observed
+from aimass_cloud.slicing.imported_forms import Wanted, formed
 from aimass_cloud.slicing.isolating import (
     IMPORTED,
     ORDER,
@@ -48,9 +49,11 @@ from aimass_cloud.slicing.isolating import (
     Line,
     Order,
 )
+from aimass_cloud.slicing.pareto import DeviceClass
 from aimass_cloud.slicing.plans import WholeSlice, planned, with_plans
 from aimass_cloud.slicing.profiling import Arrays, Subject
 from aimass_cloud.slicing.scatter import left, without_scatter
+from aimass_cloud.slicing.selftest import TENSORRT_MARGIN, latency_ms
 from aimass_shared.activations import largest_share
 from aimass_shared.errors import (
     AimassError,
@@ -106,15 +109,18 @@ def imported(folder: Path, tell: "Tell") -> Imported:
     _check_labels(contract)
     source = _source(model, contract, samples)
     place = folder / SLICES
-    wholes = [_full(source, runner, place)]
-    cut = cut_slices(source, place, order.cuts, progress=tell.part(0.2, 0.6))
-    profiles = planned(order.name, source.subject, (wholes, cut), progress=tell.part(0.6, 0.98))
+    full = _full(source, runner, place, classes=order.classes)
+    wanted = Wanted(order.classes, sampled=not samples.drawn)
+    others, left_out = formed(source, full, wanted, place, progress=tell.part(0.2, 0.5))
+    wholes = [full, *others]
+    cut = cut_slices(source, place, order.cuts, progress=tell.part(0.5, 0.7))
+    profiles = planned(order.name, source.subject, (wholes, cut), progress=tell.part(0.7, 0.98))
     made = [*(one.artifact for one in wholes), *(one.artifact for one in cut)]
     return Imported(
         contract,
         tuple(with_plans(made, profiles, place)),
         _parameters(whole),
-        _metrics(model, samples, contract),
+        {**_metrics(model, samples, contract), **({"left_out": left_out} if left_out else {})},
     )
 
 
@@ -259,7 +265,9 @@ def _same_label(outputs: Arrays, expected: Arrays) -> float:
     return float(np.mean(found == wanted))
 
 
-def _full(source: Source, runner: Runner, place: Path) -> WholeSlice:
+def _full(
+    source: Source, runner: Runner, place: Path, *, classes: Sequence[DeviceClass]
+) -> WholeSlice:
     """The whole model as a slice of its own, which gives what the file gave.
 
     Raises:
@@ -275,8 +283,16 @@ def _full(source: Source, runner: Runner, place: Path) -> WholeSlice:
         raise SelfTestFailedError(f"the model as one file differs from what came by {missed:.1e}")
     files = (("model", str(path)), *written(folder, {"selftest": vectors}))
     cost = cost_of((source.whole.model, path), lambda: saved.run(source.subject.one), error=0.0)
-    cost = msgspec.structs.replace(cost, tensorrt=engines.tried(path).verdict)
-    artifact = SliceArtifact(FULL, cost, files, source.margin)
+    if "tensorrt" in classes:
+        cost = msgspec.structs.replace(cost, tensorrt=engines.tried(path).verdict)
+    artifact = SliceArtifact(
+        FULL,
+        cost,
+        files,
+        source.margin,
+        tolerances={"cpu": source.margin, "tensorrt": max(source.margin, TENSORRT_MARGIN)},
+        latency_ms=latency_ms(cost.reference_ms),
+    )
     return WholeSlice(artifact, runner.run)
 
 

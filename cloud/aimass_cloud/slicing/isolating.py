@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from aimass_cloud.slicing.pareto import DeviceClass
 from aimass_shared.errors import (
     AimassError,
     DeadlineExceededError,
@@ -38,6 +39,7 @@ class Order(msgspec.Struct, frozen=True):
         name: of the model. graph: its file. samples: an `.npz` file with an array for each input.
         labels: names of the classes, in the order of the last axis of the first output.
         sizes: of symbolic axes, such as a length. cuts: cut slices, at most.
+        classes: of devices that other number formats are tried for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Order(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     sizes: dict[str, int] = {}
     cuts: Annotated[int, msgspec.Meta(ge=0, le=MOST_CUTS)] = 3
+    classes: tuple[DeviceClass, ...] = ("cpu", "tensorrt")
 
 
 class Imported(msgspec.Struct, frozen=True):

@@ -39,12 +39,15 @@ async def test_a_model_is_imported_and_sliced_again_and_what_is_none_leaves_noth
     admin: httpx.AsyncClient, parts: Coordinator, data: Path, tmp_path: Path
 ) -> None:
     graphs.with_files(graphs.late_input(), tmp_path / "late.onnx")
-    names = ("late.onnx", "weights.bin")
-    files = {name: await put(admin, (tmp_path / name).read_bytes()) for name in names}
+    files = {
+        name: await put(admin, (tmp_path / name).read_bytes())
+        for name in ("late.onnx", "weights.bin")
+    }
     random = np.random.default_rng(0)
     given = {one: random.standard_normal((6, 8)).astype(np.float32) for one in ("values", "mask")}
     samples = await put(admin, archive(tmp_path, **given))
     body = {"name": "late", "graph": "late.onnx", "files": files, "samples": samples, "cuts": 2}
+    body |= {"classes": ["cpu"]}
     made, _ = await asyncio.gather(run(admin, "import", body), _no_model(admin))
     assert [path.name[:5] for path in (data / "imports").iterdir()] == ["late-"]
     assert made["metrics"]["samples"] == 6
@@ -52,12 +55,15 @@ async def test_a_model_is_imported_and_sliced_again_and_what_is_none_leaves_noth
     row = await parts.registry.model(made["model"])
     assert (row.recipe, row.name) == ("imported", "late")
     assert Path(row.directory).parent == data / "imports"
-    again = await run(admin, "slice", {"model": row.id, "cuts": 0})
-    assert [one["slice"] for one in again["slices"]] == ["w1.00-fp32"]
+    again = await run(admin, "slice", {"model": row.id, "cuts": 0, "classes": ["cpu"]})
+    names = [one["slice"] for one in again["slices"]]
+    assert names[0] == "w1.00-fp32"
+    assert any("-cut-" in one["slice"] for one in made["slices"])
+    assert not any("-cut-" in name for name in names)
     release = (
         await admin.post("/api/v1/releases", json={"model": row.id, "channel": "stable"})
     ).json()
-    assert [one["name"] for one in release["slices"]] == ["w1.00-fp32"]
+    assert [one["name"] for one in release["slices"]] == names
     manifest = decode((await parts.registry.release(release["id"])).manifest)
     assert manifest.contract.task == "other"
     assert parts.pool.models() == ["late"]

@@ -51,7 +51,7 @@ def stage(folder: Path, model: onnx.ModelProto, **order: Any) -> Path:  # noqa: 
     """A model where an import finds it."""
     (folder / SOURCE).mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / SOURCE / "model.onnx")
-    wanted = Order(name="own", graph="model.onnx", **order)
+    wanted = Order(name="own", graph="model.onnx", **{"classes": ("cpu",), **order})
     (folder / ORDER).write_bytes(msgspec.json.encode(wanted))
     return folder
 
@@ -151,9 +151,37 @@ def test_samples_choose_and_judge_each_on_their_own_half(tmp_path: Path) -> None
     found = made(tmp_path, graphs.mobilenet(), samples=name, labels=tuple("abcde"), cuts=1)
     assert found.metrics["samples"] == 9
     assert (found.contract.task, found.contract.labels) == ("classify", tuple("abcde"))
-    whole, cut = found.slices
+    whole, *_, cut = found.slices
     np.testing.assert_array_equal(vectors(whole, "in.")["image"], pictures[:2])
     assert (whole.cost.val_error, cut.cost.val_error) == (0.0, 0.0)
+
+
+def test_number_formats_are_made_where_samples_tell_their_ranges(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(1).standard_normal((32, 6, 16)).astype(np.float32)
+    name = samples(tmp_path, tokens=tokens)
+    found = made(tmp_path, graphs.transformer(), samples=name, cuts=0)
+    made_of = {one.spec.precision: one for one in found.slices}
+    assert made_of.keys() - {"fp32"}
+    assert made_of.keys() | {one[6:] for one in found.metrics.get("left_out", {})} == {
+        *("fp32", "int8", "int8-dyn")
+    }
+    for precision, artifact in made_of.items():
+        assert artifact.cost.val_error <= 0.01
+        outputs = Runner(onnx.load_model(file(artifact, "model"))).run(vectors(artifact, "in."))
+        for output, array in vectors(artifact, "out.").items():
+            np.testing.assert_allclose(outputs[output], array, rtol=0, atol=1e-6, err_msg=precision)
+    candidates = decode(file(found.slices[0], "plans").read_bytes()).profiles
+    places = {(one.candidate.place, one.candidate.precision) for one in candidates}
+    assert places >= {("edge", precision) for precision in made_of}
+
+
+def test_without_samples_or_an_open_batch_there_is_float_alone(tmp_path: Path) -> None:
+    found = made(tmp_path / "drawn", graphs.transformer(), cuts=0)
+    assert [one.spec.name for one in found.slices] == ["w1.00-fp32"]
+    name = samples(tmp_path / "fixed", image=np.zeros((4, 3, 16, 16), np.float32))
+    fixed = made(tmp_path / "fixed", graphs.resnet(), samples=name, cuts=0)
+    assert [one.spec.name for one in fixed.slices] == ["w1.00-fp32"]
+    assert "open batch" in fixed.metrics["left_out"]["w1.00-int8"]
 
 
 def test_samples_of_a_fixed_batch_are_taken_so_many_at_once(tmp_path: Path) -> None:
