@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from aimass_edge.bench.nodes import by_operator
 from aimass_edge.bench.running import Benched
+from aimass_edge.bench.targets import OF_A_FILE
 from aimass_shared.messages import SliceMeasured
 
 HEAD = (
@@ -17,7 +18,10 @@ MOST_OPERATORS = 8
 def table(benched: Benched) -> str:
     """The measurements, what failed, and what each operator takes."""
     lines = [f"{_board(benched)}, {benched.backend.runtime}, {benched.backend.told()}"]
-    lines += ["", *_aligned([HEAD, *map(_row, benched.measured)])] if benched.measured else []
+    for release in dict.fromkeys(one.release for one in benched.measured):
+        rows = [one for one in benched.measured if one.release == release]
+        named = [] if release == OF_A_FILE else [f"{rows[0].model}, release {release}"]
+        lines += ["", *named, *_aligned([HEAD, *map(_row, rows)])]
     lines += [f"{name}: {why}" for name, why in benched.failed.items()]
     for name, nodes in benched.nodes.items():
         lines += ["", f"{name}: {sum(node.ms for node in nodes):.4g} ms in {len(nodes)} nodes"]
