@@ -29,7 +29,7 @@ def per_row(  # noqa: PLR0913  by name, and each has a default
     values, mask = b.input("values", shape), b.input("mask", shape)
     scaled = b.op("Div", b.op("Sub", values, b.constant(mean)), b.constant(scale))
     x = b.op("Mul", b.op("Clip", scaled, b.constant(-3.0), b.constant(3.0)), mask)
-    seen = [x, mask]
+    seen = [x] if pooled else [x, mask]
     if changes:
         newer = [b.op("Slice", one, b.whole(1), b.whole(window), b.whole(1)) for one in seen]
         older = b.op("Slice", x, b.whole(0), b.whole(window - 1), b.whole(1))
@@ -52,6 +52,8 @@ def per_row(  # noqa: PLR0913  by name, and each has a default
     answers = b.op("MatMul", states, b.weight(hidden, sensors if pooled else 1))
     laid = answers if pooled else b.op("Transpose", answers, perm=[0, 2, 1])
     forecast = b.op("Add", b.op("Mul", laid, b.constant(scale)), b.constant(mean))
+    if changes:  # the rest takes a window as well
+        forecast = b.op("Add", forecast, b.op("ReduceMean", mask, b.whole(1)))
     return b.model((forecast, ["batch", 1, sensors]))
 
 

@@ -7,7 +7,7 @@ the outputs from whole rings. Both are plain ONNX files, with this in the metada
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -84,6 +84,13 @@ def _fits(ring: Ring) -> bool:
     return is_there and ring.shape[ring.axis] % ring.each == 0
 
 
+class Part(NamedTuple):
+    """A part of a model: the names of its inputs, and what runs it."""
+
+    inputs: Sequence[str]
+    run: Run
+
+
 class Streamer:
     """Answers windows that follow each other by one row; says nothing of others.
 
@@ -91,27 +98,19 @@ class Streamer:
     that came late, a gap or another caller's window never meets a ring of other rows.
     """
 
-    def __init__(
-        self,
-        form: StreamForm,
-        windows: Sequence[str],
-        *,
-        step: Run,
-        rest: Run,
-        needs: Sequence[str],
-    ) -> None:
+    def __init__(self, form: StreamForm, windows: Sequence[str], *, step: Part, rest: Part) -> None:
         """Prepare empty rings.
 
         Args:
             form: of the files.
             windows: names of the inputs that are windows `[1, window, ...]`.
-            step: runs the first part.
-            rest: runs the second.
-            needs: names of the inputs of `rest`.
+            step: the first part.
+            rest: the second.
         """
         self._form, self._windows = form, tuple(windows)
-        self._step, self._rest = step, rest
-        self._needs = tuple(name for name in needs if name in windows)
+        self._step, self._rest = step.run, rest.run
+        self._newest = tuple(name for name in step.inputs if name in windows)
+        self._needs = tuple(name for name in rest.inputs if name in windows)
         self._rings = {ring.name: _Ring(ring) for ring in form.rings}
         self._streamed: Arrays | None = None
         self._others: deque[Arrays] = deque(maxlen=OTHERS)
@@ -156,7 +155,7 @@ class Streamer:
         last = self._form.window - back
         # The oldest positions of a long ring lack rows that only shorter ones take: any rows do.
         places = np.maximum(np.arange(last - self._form.rows, last), 0)
-        newest = self._step({name: feeds[name][:, places] for name in self._windows})
+        newest = self._step({name: feeds[name][:, places] for name in self._newest})
         for name, ring in self._rings.items():
             ring.push(newest[name])
 

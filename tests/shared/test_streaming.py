@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aimass_shared.errors import MalformedMessageError
-from aimass_shared.streaming import Ring, Streamer, StreamForm, read
+from aimass_shared.streaming import Part, Ring, Streamer, StreamForm, read
 
 WINDOW, SENSORS = 6, 2
 Arrays = Mapping[str, NDArray[Any]]
@@ -38,7 +38,7 @@ def rest(feeds: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def streamer() -> Streamer:
-    return Streamer(FORM, ["x"], step=step, rest=rest, needs=["x", "seen", "moved"])
+    return Streamer(FORM, ["x"], step=Part(["x"], step), rest=Part(["x", "seen", "moved"], rest))
 
 
 @given(jumps=st.lists(st.sampled_from([1, 1, 1, 1, 0, 2, 9]), min_size=1, max_size=40))

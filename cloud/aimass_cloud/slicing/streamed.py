@@ -20,7 +20,7 @@ from aimass_cloud.slicing.costs import COPIES, FLOAT_BYTES, MIB
 from aimass_cloud.slicing.streaming import Stream, stream_of
 from aimass_shared.manifest import Contract, Role
 from aimass_shared.slices import SliceCost
-from aimass_shared.streaming import FILES, Streamer
+from aimass_shared.streaming import FILES, Part, Streamer
 
 LEAST_GAIN = 1.3
 """How many times faster a window must be for two more files and a ring in memory."""
@@ -100,9 +100,12 @@ class Trial:
         self._stream, self._window = stream, stream.form.window
         names = [value.name for value in model.graph.input]
         self._rows = {name: array for name, array in rows.items() if name in names}
-        self._whole, step, rest = (_run(part) for part in (model, stream.step, stream.rest))
-        needs = [value.name for value in stream.rest.graph.input]
-        self._streamer = Streamer(stream.form, list(self._rows), step=step, rest=rest, needs=needs)
+        step, rest = (
+            Part([value.name for value in part.graph.input], _run(part))
+            for part in (stream.step, stream.rest)
+        )
+        self._whole = _run(model)
+        self._streamer = Streamer(stream.form, list(self._rows), step=step, rest=rest)
         self.windows = next(iter(self._rows.values())).shape[1] - self._window
         self.largest_error, self.identical = 0.0, True
         for at in range(self.windows):

@@ -20,7 +20,7 @@ from aimass_edge.runtime.onnx import OnnxSession
 from aimass_edge.runtime.session import Arrays, Session
 from aimass_shared.errors import AimassError, ModelLoadFailedError
 from aimass_shared.manifest import TensorSpec
-from aimass_shared.streaming import METADATA, REST_FILE, STEP_FILE, Streamer, read
+from aimass_shared.streaming import METADATA, REST_FILE, STEP_FILE, Part, Streamer, read
 
 TRIED_WINDOWS, MISSING = 12, 0.05
 
@@ -46,13 +46,15 @@ class StreamingSession:
         """
         self._whole, self._parts = whole, (step, rest)
         form = read(rest.metadata.get(METADATA, ""))
-        needs = [spec.name for spec in rest.inputs]
         windows = [spec.name for spec in whole.inputs]
+        first, second = (
+            Part([spec.name for spec in part.inputs], part.run) for part in self._parts
+        )
         rings = {ring.name for ring in form.rings}
-        if not {spec.name for spec in step.inputs} <= set(windows) >= set(needs) - rings:
+        if not set(first.inputs) <= set(windows) >= set(second.inputs) - rings:
             raise ModelLoadFailedError(f"{REST_FILE} and {STEP_FILE} are not of the same model")
         self._window = form.window
-        self._streamer = Streamer(form, windows, step=step.run, rest=rest.run, needs=needs)
+        self._streamer = Streamer(form, windows, step=first, rest=second)
         self._lock = threading.Lock()
         self.counts = StreamCounts()
 
