@@ -10,10 +10,8 @@ from pathlib import Path
 
 from aimass_shared.errors import ModelLoadFailedError
 
-Piece = memoryview
-
 GRAPH = 7
-NODE, INITIALIZER, INPUT = 1, 5, 11
+NODE, INITIALIZER = 1, 5
 OP_TYPE = 4
 DATA_TYPE = 2
 FLOAT, FLOAT16 = 1, 10
@@ -31,37 +29,35 @@ def formats_of(path: Path) -> tuple[str, ...]:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            view = memoryview(raw)
-            try:
-                return tuple(sorted(set(_formats(view))))
-            finally:
-                view.release()
+            return tuple(sorted(set(_formats(raw))))
     except (OSError, ValueError, IndexError) as error:
         raise ModelLoadFailedError(f"{path.name} cannot be read as ONNX: {error}") from error
 
 
-def _formats(model: Piece) -> Iterator[str]:
-    for number, graph in _fields(model):
+def _formats(raw: mmap.mmap) -> Iterator[str]:
+    for number, graph in _fields(raw, range(len(raw))):
         if number != GRAPH or isinstance(graph, int):
             continue
-        for kind, piece in _fields(graph):
+        for kind, piece in _fields(raw, graph):
             if isinstance(piece, int):
                 continue
-            if kind == NODE and _is_quantized(piece):
+            if kind == NODE and _is_quantized(raw, piece):
                 yield "int8"
             if kind == INITIALIZER:
-                yield from _format_of(piece)
+                yield from _format_of(raw, piece)
 
 
-def _is_quantized(node: Piece) -> bool:
+def _is_quantized(raw: mmap.mmap, node: range) -> bool:
     return any(
-        number == OP_TYPE and not isinstance(piece, int) and bytes(piece) in QUANTIZED
-        for number, piece in _fields(node)
+        number == OP_TYPE
+        and not isinstance(piece, int)
+        and raw[piece.start : piece.stop] in QUANTIZED
+        for number, piece in _fields(raw, node)
     )
 
 
-def _format_of(tensor: Piece) -> Iterator[str]:
-    for number, value in _fields(tensor):
+def _format_of(raw: mmap.mmap, tensor: range) -> Iterator[str]:
+    for number, value in _fields(raw, tensor):
         if number == DATA_TYPE:
             if value == FLOAT:
                 yield "fp32"
@@ -70,31 +66,31 @@ def _format_of(tensor: Piece) -> Iterator[str]:
             return
 
 
-def _fields(message: Piece) -> Iterator[tuple[int, "Piece | int"]]:
-    """Number and value of each field: whole numbers, and bytes as views."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
+def _fields(raw: mmap.mmap, message: range) -> Iterator[tuple[int, "range | int"]]:
+    """Number and value of each field: whole numbers, and where bytes are."""
+    at, end = message.start, message.stop
+    while at < end:
+        tag, at = _varint(raw, at)
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
-            value, at = _varint(message, at)
+            value, at = _varint(raw, at)
             yield number, value
         elif wire == BYTES:
-            size, at = _varint(message, at)
-            yield number, message[at : at + size]
+            size, at = _varint(raw, at)
+            if at + size > end:
+                raise ValueError("a field is longer than what it is in")
+            yield number, range(at, at + size)
             at += size
         elif wire in {FIXED64, FIXED32}:
             at += 8 if wire == FIXED64 else 4
         else:
             raise ValueError(f"wire type {wire}")
-    if at > len(message):
-        raise ValueError("a field is longer than the file")
 
 
-def _varint(message: Piece, at: int) -> tuple[int, int]:
+def _varint(raw: mmap.mmap, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = message[at]
+        byte = raw[at]
         at += 1
         value |= (byte & PAYLOAD) << shift
         if byte < MORE:
