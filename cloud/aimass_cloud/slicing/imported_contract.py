@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from aimass_cloud.slicing.cuts import Whole
-from aimass_cloud.slicing.cuts.dag import real_inputs
+from aimass_cloud.slicing.cuts.dag import real_inputs, used
 from aimass_shared.errors import ModelLoadFailedError
 from aimass_shared.inference.tensors import MAX_RANK, MAX_TENSORS
 from aimass_shared.manifest import Contract, TensorSpec
@@ -22,6 +22,7 @@ Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 ANY: Final = -1
 BATCHES: Final = (1, 2, 3)
+SHAPES: Final = frozenset({"Shape", "Size"})
 CLOSE: Final = 1e-4
 """Of an output alone and in a batch, as a share of its largest value: order of sums differs."""
 _KINDS: Final[dict[int, str]] = {
@@ -62,26 +63,32 @@ def declared(whole: Whole, name: str, labels: Sequence[str] = ()) -> Contract:
     )
 
 
-def observed(contract: Contract, run: Run, batch: Mapping[int, Arrays]) -> Contract:
+def observed(
+    contract: Contract, run: Run, batches: Sequence[Mapping[int, Arrays]], *, branches: bool
+) -> Contract:
     """The contract as runs show it: shapes of outputs, and whether samples can share a run.
 
     Args:
         contract: as it was declared.
         run: the model.
-        batch: inputs of one sample, of two others, and of all three together; only that of one
-            where the batch is fixed.
+        batches: each has inputs of one sample, of two others, and of all three together; only that
+            of one where the batch is fixed.
+        branches: whether values decide which way the graph takes: for all samples of a run.
 
     Raises:
         ModelLoadFailedError: an output is not of the type that is declared, or is no array.
     """
-    alone = _arrays(contract, run(batch[1]))
+    alone = _arrays(contract, run(batches[0][1]))
     outputs = tuple(
         _seen(spec, alone[spec.name], inputs=contract.inputs) for spec in contract.outputs
     )
     contract = _with(contract, contract.inputs, outputs)
     if not is_open(contract):
         return contract
-    if apart(lambda size: _arrays(contract, run(batch[size]))):
+    if not branches and all(
+        apart(lambda size, batch=batch: _arrays(contract, run(batch[size])))  # type: ignore[misc]
+        for batch in batches
+    ):
         return contract
     return _with(contract, *(_of_one(specs) for specs in (contract.inputs, contract.outputs)))
 
@@ -90,6 +97,21 @@ def apart(given: Callable[[int], Mapping[str, NDArray[Any]]]) -> bool:
     """Whether what is given for three samples is what is given for one and for two of them."""
     one, two, all_three = (given(size) for size in BATCHES)
     return all(_is_joined((one[name], two[name]), array) for name, array in all_three.items())
+
+
+def branches(whole: Whole) -> bool:
+    """Whether values of the inputs, and not only their shapes, decide between ways in a graph.
+
+    A condition is one for all samples of a run: such samples cannot share one.
+    """
+    values = {value.name for value in real_inputs(whole.model.graph)}
+    for node in whole.model.graph.node:
+        ways = {"If": node.input[:1], "Loop": node.input[:2]}.get(node.op_type, [])
+        if values.intersection(ways):
+            return True
+        if node.op_type not in SHAPES and values.intersection(used(node)):
+            values.update(node.output)
+    return False
 
 
 def is_open(contract: Contract) -> bool:

@@ -24,11 +24,11 @@ from aimass_cloud.slicing.profiling import Arrays
 from aimass_cloud.slicing.ranges import MOST_SAMPLES
 from aimass_cloud.slicing.variants import Budget, Form, Forms
 from aimass_shared.activations import largest_share
-from aimass_shared.errors import AimassError
 from aimass_shared.manifest import SliceArtifact
 from aimass_shared.slices import Precision, SliceSpec
 
 UNSAMPLED: Final[tuple[Precision, ...]] = ("fp16",)
+LONGEST: Final = 200
 SLACK: Final = 0.25
 """Share of its budget that a format may lose and still be as good as another."""
 
@@ -71,8 +71,9 @@ def formed(
         return [], {_spec(one).name: why for one in wanted.formats}
     try:
         found = list(_found(source, full, wanted, left_out, progress=progress))
-    except AimassError as error:  # a graph that ORT does not fold to the standard's operators
-        return [], {_spec(one).name: error.detail for one in wanted.formats}
+    except Exception as error:  # noqa: BLE001  as in `_found`
+        why = f"cannot be made of this graph: {_line(error)}"
+        return [], {_spec(one).name: why for one in wanted.formats}
     kept = _kept(found, full, wanted, slack=SLACK * source.budget)
     for spec, _ in found:
         if spec not in kept:
@@ -102,15 +103,20 @@ def _found(
     judge = source.subject
     for number, precision in enumerate(wanted.formats):
         progress(number / len(wanted.formats), f"trying {precision}")
-        spec, best = _spec(precision), forms.best(precision)
+        spec = _spec(precision)
+        try:
+            best = forms.best(precision)
+        except Exception as error:  # noqa: BLE001  of quantizers that no graph of ours ever met
+            left_out[spec.name] = f"cannot be made of this graph: {_line(error)}"
+            continue
         if best.form is None:
             left_out[spec.name] = best.why
             continue
-        error = judge.error_of(Runner(best.form.graph).run)
-        if error <= source.budget:
+        lost = judge.error_of(Runner(best.form.graph).run)
+        if lost <= source.budget:
             yield spec, best.form
         else:
-            left_out[spec.name] = f"error {error:.4g} on samples, the budget is {source.budget:g}"
+            left_out[spec.name] = f"error {lost:.4g} on samples, the budget is {source.budget:g}"
 
 
 def _measure(source: Source, full: WholeSlice) -> Any:  # noqa: ANN401  a function
@@ -168,6 +174,10 @@ def _made(source: Source, found: Found, folder: Path, full: WholeSlice) -> Whole
         latency_ms=selftest.latency_ms(cost.reference_ms),
     )
     return WholeSlice(artifact, run)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:LONGEST]
 
 
 def _spec(precision: Precision) -> SliceSpec:

@@ -14,7 +14,7 @@ import resource
 import sys
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ from aimass_cloud.slicing.cutting import (
     proven,
     written,
 )
-from aimass_cloud.slicing.imported_contract import declared, is_open, observed
+from aimass_cloud.slicing.imported_contract import branches, declared, is_open, observed
 from aimass_cloud.slicing.imported_forms import Wanted, formed
 from aimass_cloud.slicing.isolating import (
     IMPORTED,
@@ -69,6 +69,8 @@ FULL: Final = SliceSpec(1.0, "fp32")
 DRAWN, SIZE = 8, 16
 """Samples that are drawn where none are given; size of an axis that nobody tells."""
 VECTORS: Final = 2
+TRIED: Final = 16
+"""Samples that are tried together and alone."""
 MOST_SAMPLES: Final = 256
 SECONDS: Final = 1.0
 SOME, OTHERS = 1, 2
@@ -105,7 +107,9 @@ def imported(folder: Path, tell: "Tell") -> Imported:
     model = _Model(order, whole, runner, declared(whole, order.name, order.labels))
     samples = _samples(folder, model)
     tell.progress(0.1, "running the model")
-    contract = observed(model.contract, runner.run, _batches(model, samples))
+    contract = observed(
+        model.contract, runner.run, list(_batches(model, samples)), branches=branches(whole)
+    )
     _check_labels(contract)
     source = _source(model, contract, samples)
     place = folder / SLICES
@@ -216,12 +220,15 @@ def _check_labels(contract: Contract) -> None:
         )
 
 
-def _batches(model: _Model, samples: Samples) -> dict[int, Arrays]:
-    """Inputs of one sample, of two others, and of all three."""
+def _batches(model: _Model, samples: Samples) -> Iterator[dict[int, Arrays]]:
+    """Inputs of one sample, of two others, and of all three: of all samples, some times."""
     if not model.together:
-        return {1: samples.requests[0]}
-    three = [samples.requests[at % len(samples.requests)] for at in range(3)]
-    return {1: three[0], 2: _joined(three[1:]), 3: _joined(three)}
+        yield {1: samples.requests[0]}
+        return
+    count = len(samples.requests)
+    for start in range(0, min(count, TRIED), 2):
+        three = [samples.requests[(start + at) % count] for at in range(3)]
+        yield {1: three[0], 2: _joined(three[1:]), 3: _joined(three)}
 
 
 def _joined(requests: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
@@ -240,7 +247,7 @@ def _source(model: _Model, contract: Contract, samples: Samples) -> Source:
         _subject(model, contract, judged),
         _joined(requests[:VECTORS]) if shared else requests[0],
         choosing=_joined(chosen) if shared else chosen[0],
-        batches=_batches(model, samples) if shared else {},
+        batches=next(_batches(model, samples)) if shared else {},
         sizes=model.order.sizes,
     )
 

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from numpy.typing import NDArray
 from tests import graphs
+from tests.tiny_models import NAMES, RANKER, assert_same
 
 from aimass_cloud.config import ServingSettings
 from aimass_cloud.serving import ModelPool, SliceFiles, TailFile
@@ -34,6 +35,7 @@ from aimass_shared.inference import (
 )
 from aimass_shared.inference.parts import ACTIVATIONS, SLICE, Destination
 from aimass_shared.manifest import Contract, Halves, TensorSpec
+from aimass_shared.vocabulary import coder_of
 
 Arrays = dict[str, NDArray[Any]]
 WHOLE = "w1.00-fp32"
@@ -161,6 +163,27 @@ async def test_head_here_and_tail_there_are_the_whole(tmp_path: Path, name: str)
             to = Destination("r1", WHOLE, codec)
             answer = await ask(client, parts.asked(request(inputs), inputs, to))
             assert error(answer.outputs, expected) <= limit, codec
+
+
+async def test_texts_travel_as_numbers_and_come_back_as_texts(tmp_path: Path) -> None:
+    path, vocabulary = tmp_path / "model.onnx", tmp_path / NAMES["vocabulary"]
+    RANKER.write(tmp_path)
+    whole = cuts.read(path)
+    cut = cuts.cuts_of(whole).find("scores")
+    head, tail = cuts.split(whole, cut)
+    (file,) = tail.save(tmp_path / "tail.onnx")
+    halves = Halves(("history",), (TensorSpec("scores", "FP32", (-1, 5)),), batched=True)
+    files = SliceFiles(
+        vocabulary, WHOLE, {"cut": TailFile(file, halves, RANKER.contract, vocabulary)}
+    )
+    numbers = coder_of(RANKER.contract, vocabulary.read_bytes()).encode(RANKER.asked)
+    crossing = Runner(head.model).run(numbers)
+    async with ModelPool(ServingSettings()) as pool:
+        await pool.load("next", "r1", path=path, contract=RANKER.contract, files=files)
+        plain = InferRequest(model="next", inputs=RANKER.asked, deadline_ms=10_000)
+        for name, arrays in (("cut", crossing), (WHOLE, numbers)):
+            asked = parts.asked(plain, arrays, Destination("r1", name))
+            assert_same((await pool.infer(asked)).outputs, RANKER.answer)
 
 
 async def test_requests_of_several_devices_share_a_run_of_the_tail(tmp_path: Path) -> None:

@@ -212,6 +212,12 @@ def test_samples_that_are_not_its_inputs_are_refused(
         made(tmp_path, graphs.mobilenet(), samples=samples(tmp_path, **arrays))
 
 
+def test_samples_that_all_take_one_way_do_not_hide_the_other(tmp_path: Path) -> None:
+    name = samples(tmp_path, x=np.full((8, 4), 2.0, np.float32))
+    found = made(tmp_path, graphs.GRAPHS["if"](), samples=name, cuts=0)
+    assert shapes(found) == [[1, 4], [1, 4]]
+
+
 def test_labels_that_are_too_few_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadTensorError, match="2 labels"):
         made(tmp_path, graphs.mobilenet(), labels=("a", "b"))
