@@ -25,6 +25,8 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "cuts": "head and tail are the whole, on every cut of many graphs; bytes of the hand-off",
     "precision": "int8, half precision: times smaller and faster, points lost, TensorRT's verdict",
     "planner": "the plan from predictions beside the best of all measured; latency over sockets",
+    "scatter": "layers of PyTorch Geometric as exported and as slices: times, TensorRT's verdict",
+    "streaming": "windows that follow each other, whole and row by row, on real telemetry",
     "traces": "policies under load on a changing link, beside an offline bound and static plans",
     "widths": "what a quarter saves, and what one joint training costs each width",
 }

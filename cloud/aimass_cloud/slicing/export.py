@@ -49,6 +49,15 @@ def folded(graph: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ModelLoadFailedError: ONNX Runtime refuses the graph or leaves the ONNX standard.
     """
+    return without_scatter(worked_out(graph))
+
+
+def worked_out(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with everything that no input changes worked out.
+
+    Raises:
+        ModelLoadFailedError: ONNX Runtime refuses the graph or leaves the ONNX standard.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
@@ -66,7 +75,7 @@ def folded(graph: onnx.ModelProto) -> onnx.ModelProto:
     foreign = {node.op_type for node in result.graph.node if node.domain not in ("", "ai.onnx")}
     if foreign:
         raise ModelLoadFailedError(f"folding left operators of one runtime: {sorted(foreign)}")
-    return without_scatter(plain(result, graph))
+    return plain(result, graph)
 
 
 def plain(result: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:

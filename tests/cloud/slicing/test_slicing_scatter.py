@@ -90,9 +90,7 @@ def exported() -> Exported:
         )
     assert program is not None
     arrays = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "without_scatter", lambda graph: graph)
-        before = export.folded(program.model_proto)
+    before = export.worked_out(program.model_proto)
     return before, export.folded(program.model_proto), arrays, expected
 
 
