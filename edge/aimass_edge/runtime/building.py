@@ -121,12 +121,12 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _end_in_time(deadline_s: float) -> None:
-    os.nice(NICENESS)
     signal.setitimer(signal.ITIMER_REAL, deadline_s)
     parent = os.getppid()
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+    os.nice(NICENESS)
 
 
 def _build_in_child(model: Path, engines: EngineSettings, capability: str) -> None:
