@@ -141,18 +141,33 @@ def _by_runs(
 
 
 def _by_time(segments: Sequence[Segment], window: int, shares: tuple[float, float]) -> Parts:
-    """The end of each segment, at least one window long; short segments are for training alone."""
+    """The end of each segment, at least one window long; those that are short stay whole.
+
+    They are for training, unless all of a condition are short: then the last ones are not.
+    """
     parts: list[list[Segment]] = [[], [], []]
+    short: dict[str, list[Segment]] = {}
+    long: set[str] = set()
     for segment in segments:
-        rows = len(segment.rows)
-        least = [max(window, round(share * rows)) if share else 0 for share in shares]
-        if sum(least) + window > rows:
-            least = [0, 0]
-        ends = [0, rows - sum(least), rows - least[1], rows]
+        counts = _counts(len(segment.rows), window, shares)
+        if sum(counts) + window > len(segment.rows):
+            short.setdefault(segment.condition, []).append(segment)
+            continue
+        long.add(segment.condition)
+        ends = np.cumsum([0, len(segment.rows) - sum(counts), *counts]).tolist()
         for part, (first, stop) in zip(parts, pairwise(ends), strict=True):
-            if first < stop:
-                part.append(segment.part(first, stop))
+            part.extend([segment.part(first, stop)] if first < stop else [])
+    for condition, whole in short.items():
+        counts = _counts(len(whole), 1, shares) if condition not in long else [0, 0]
+        ends = np.cumsum([0, max(1, len(whole) - sum(counts)), *counts]).tolist()
+        for part, (first, stop) in zip(parts, pairwise(ends), strict=True):
+            part.extend(whole[first:stop])
     return Parts(*map(tuple, parts))
+
+
+def _counts(count: int, least: int, shares: tuple[float, float]) -> list[int]:
+    """How many of `count` are held back and for the test: the shares, but so many at least."""
+    return [max(least, round(share * count)) if share else 0 for share in shares]
 
 
 def _check_windows(data: Conditions, parts: Parts, window: int) -> None:

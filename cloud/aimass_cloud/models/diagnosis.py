@@ -29,7 +29,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     Attributes:
         window: rows of an input. patch: rows of a token; the window is a multiple.
-        hidden: channels at full width, a multiple of four heads.
+        hidden: channels at full width; every width is a multiple of a head.
         head: channels of an attention head.
         blocks: of attention and two layers. grown: times that the inner layer is wider.
         dropout: share of channels that a training step leaves out.

@@ -16,6 +16,7 @@ from aimass_cloud.datasets.conditions import Conditions, Segment, Way
 from aimass_cloud.datasets.runs import Run
 from aimass_cloud.models.classifier import OUTPUTS, TEMPERATURE
 from aimass_cloud.models.diagnosis import DiagnosisNetwork, Layout, neutral
+from aimass_cloud.models.nesting import leading_count
 from aimass_cloud.models.network import Batch, Network, Tensors, tensors
 from aimass_cloud.models.samples import Arrays, Part, Samples
 from aimass_cloud.models.trained import ModelInfo, TrainedModel
@@ -35,8 +36,6 @@ from aimass_shared.errors import InvalidSettingError, RequestError
 from aimass_shared.manifest import Contract, TensorSpec
 from aimass_shared.moments import Moments
 
-NARROWEST: Final = 4
-"""Heads at full width are so many or a multiple: a quarter of them is whole."""
 CARRIED: Final = {"calibration": 500, "test": 1000}
 CARRIED_BYTES: Final = 16 << 20
 JUDGED, BASELINE_ROWS, AT_ONCE = 20_000, 5000, 1000
@@ -247,7 +246,7 @@ class DiagnosisRecipe:
     run = RunSettings(
         steps=600,
         batch=32,
-        optimizer=Optimizer(rate=2e-3, decay=0.05),
+        optimizer=Optimizer("muon", rate=1e-2, decay=0.05),
         schedule=Schedule(warm_up=50),
         clip_norm=1.0,
         average=0.99,
@@ -267,7 +266,7 @@ class DiagnosisRecipe:
         if base is not None:
             raise RequestError("this recipe has no linear base that sites could add to")
         config = configured(run, SIZES)
-        _check(config)
+        _check(config, run.widths)
         data = conditions.open(run.data) if run.data else _plant()
         return DiagnosisTask(data, config, seed=run.seed)
 
@@ -299,7 +298,7 @@ def _network(config: DiagnosisConfig, contract: Contract, constants: Tensors) ->
     return DiagnosisNetwork(config, constants, sensors=sensors, classes=classes)
 
 
-def _check(config: DiagnosisConfig) -> None:
+def _check(config: DiagnosisConfig, widths: Sequence[float]) -> None:
     if min(config.window, config.patch, config.hidden, config.head, config.blocks) < 1:
         raise InvalidSettingError("window, patch, hidden, head and blocks are 1 at least")
     if config.window % config.patch:
@@ -307,10 +306,12 @@ def _check(config: DiagnosisConfig) -> None:
             f"a window of {config.window} rows is no multiple of patches of {config.patch}: choose "
             "options.window and options.patch so that it is"
         )
-    if config.hidden % (NARROWEST * config.head):
-        raise InvalidSettingError(
-            f"options.hidden {config.hidden} is no multiple of {NARROWEST} heads of {config.head}"
-        )
+    for width in widths:
+        if leading_count(config.hidden, width) % config.head:
+            raise InvalidSettingError(
+                f"options.hidden {config.hidden} at width {width:g} is no multiple of "
+                f"options.head {config.head}: a width has whole heads"
+            )
 
 
 def _plant() -> Conditions:

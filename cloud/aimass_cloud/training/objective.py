@@ -3,7 +3,7 @@
 Three ways to train nested widths on one set of weights:
 - "sandwich": every width, every step (Yu and Huang, Universally slimmable networks, ICCV 2019);
 - "distil": the same, and narrow widths also imitate the full one of this step (in-place
-  distillation, the same paper);
+  distillation, the same paper), which as their teacher counts as much as all of them together;
 - "ordered": the full width and one other, drawn for the step (ordered dropout: Horvath et al.,
   FjORD, NeurIPS 2021).
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aimass_cloud.models.network import Batch, Network, Predicting, Tensors, narrowed, nesting_of
+from aimass_cloud.training.muon import Parts
 
 IMITATION = 0.5
 Kind = Literal["sandwich", "distil", "ordered"]
@@ -35,6 +36,16 @@ class Objective(nn.Module):
         """The network that is trained."""
         return self.predicting.network
 
+    @property
+    def parts(self) -> Parts:
+        """What narrow widths have of each weight that shrinks, the widest first."""
+        widths = sorted(self.widths, reverse=True)[1:]
+        return {
+            weight: [self._nesting.leading(name, tuple(weight.shape), one) for one in widths]
+            for name, weight in self.predicting.named_parameters()
+            if self._nesting.axes[name]
+        }
+
     def predict(self, width: float, batch: Batch) -> Tensor:
         """The prediction of a batch at a width."""
         weights: Tensors = dict(self.predicting.named_parameters())
@@ -43,7 +54,7 @@ class Objective(nn.Module):
         return prediction
 
     def forward(self, batch: Batch, step: int) -> Tensor:
-        """The mean loss over the widths of this step."""
+        """The loss over the widths of this step."""
         network, full = self.network, self.predict(self.widths[0], batch)
         losses = [network.criterion(full, batch)]
         for width in self._narrow(step):
@@ -53,7 +64,13 @@ class Objective(nn.Module):
                 imitation = network.imitation(prediction, full.detach())
                 loss = (1 - IMITATION) * loss + IMITATION * imitation
             losses.append(loss)
-        return torch.stack(losses).mean()
+        return self._together(torch.stack(losses))
+
+    def _together(self, losses: Tensor) -> Tensor:
+        """The mean, or the teacher's with that of the others."""
+        if self.kind != "distil" or len(losses) == 1:
+            return losses.mean()
+        return (losses[0] + losses[1:].mean()) / 2
 
     def _narrow(self, step: int) -> Sequence[float]:
         """The widths of a step besides the full one; the same on every process."""

@@ -10,15 +10,23 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from aimass_cloud.models.network import Batch
 from aimass_cloud.recipes.run import RunSettings
-from aimass_cloud.training.muon import Muon
+from aimass_cloud.training.muon import Muon, Parts
 from aimass_shared.errors import InvalidSettingError
 
 EARLY = 10
 """Steps over which an average of the weights forgets where it began."""
 
 
-def optimizer_of(run: RunSettings, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def optimizer_of(
+    run: RunSettings, parameters: Iterable[nn.Parameter], parts: Parts | None = None
+) -> Optimizer:
     """The optimizer that a run asks for; the rate is set at each step.
+
+    Args:
+        run: which, and with which constants.
+        parameters: of the network.
+        parts: of the parameters that narrow widths have too, for an optimizer that looks at whole
+            matrices.
 
     Raises:
         InvalidSettingError: it does not go with the way that processes share the training.
@@ -27,7 +35,7 @@ def optimizer_of(run: RunSettings, parameters: Iterable[nn.Parameter]) -> Optimi
     if chosen.name == "muon":
         if run.distributed == "fsdp":
             raise InvalidSettingError("muon needs whole weights: take adamw, or distributed = ddp")
-        return Muon(parameters, chosen.rate, decay=chosen.decay)
+        return Muon(parameters, chosen.rate, decay=chosen.decay, parts=parts)
     if chosen.name == "sgd":
         return SGD(parameters, chosen.rate, momentum=chosen.momentum, weight_decay=chosen.decay)
     kind = AdamW if chosen.name == "adamw" else Adam

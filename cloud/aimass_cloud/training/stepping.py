@@ -40,7 +40,7 @@ class Stepper:
         objective = Objective(network, widths=run.widths, kind=run.nesting)
         self._module = world.shared(objective)
         self._weights = dict(objective.network.named_parameters())
-        self._optimizer = optimizer_of(run, self._weights.values())
+        self._optimizer = optimizer_of(run, self._weights.values(), objective.parts)
         self._scaler = scaler_of(run, world.device)
         self._average = Average(self._weights, run.average) if run.average else None
 

@@ -69,6 +69,13 @@ def test_parts_are_in_time_order_and_share_no_row() -> None:
     assert [float(part[0].rows[0, 0]) for part in parts] == [0.0, 70.0, 80.0]
 
 
+def test_short_segments_stay_whole() -> None:
+    segments = (long("a", "ok", 100), *(long(run, "worn", 12) for run in "abcd"))
+    parts = cut(Conditions(("x",), segments), 8)
+    worn = [[one.run for one in part if one.condition == "worn"] for part in parts]
+    assert worn == [["a", "b"], ["c"], ["d"]]
+
+
 def test_whole_runs_are_the_test_where_there_are_enough() -> None:
     segments = [long(f"{kind}{run}", kind, 20) for kind in ("ok", "worn") for run in range(6)]
     data = Conditions(("x",), tuple(segments))

@@ -122,7 +122,7 @@ def test_a_sensor_that_is_missing_does_not_matter_where_it_says_nothing(
 
 
 def test_slices_are_plain_graphs_that_tensorrt_takes(model: TrainedModel, tmp_path: Path) -> None:
-    specs = SliceSpec(0.25, "fp32"), SliceSpec(0.25, "int8")
+    specs = SliceSpec(0.25, "fp32"), SliceSpec(0.25, "int8-trt")
     made = make_slices(model, tmp_path, specs=specs)
     for slice_ in made:
         path = Path(dict(slice_.files)["model"])
@@ -190,7 +190,7 @@ def test_the_plant_that_ships_is_normal_or_has_one_of_its_faults() -> None:
     ("options", "message"),
     [
         ({"window": 30}, "multiple of patches of 4"),
-        ({"hidden": 100}, "multiple of 4 heads of 16"),
+        ({"hidden": 100}, "at width 1 is no multiple of options.head 16"),
         ({"blocks": 0}, "1 at least"),
         ({"windows": 3}, "windows"),
     ],

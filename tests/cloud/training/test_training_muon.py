@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from aimass_cloud.models.images import ImageNetwork, Layout, neutral
 from aimass_cloud.recipes.run import Optimizer, RunSettings
 from aimass_cloud.training.muon import LENGTH, Muon, orthogonal
+from aimass_cloud.training.objective import Objective
 from aimass_cloud.training.optimizing import optimizer_of
 from aimass_shared.errors import InvalidSettingError
 
@@ -24,6 +26,38 @@ def test_a_step_is_as_long_as_one_of_adam(shape: tuple[int, ...]) -> None:
     Muon([weight], 0.1, decay=0.0).step()
     rms = float(weight.detach().square().mean().sqrt())
     assert rms == pytest.approx(0.1 * LENGTH, rel=0.3)
+
+
+def test_what_a_narrow_width_has_is_turned_as_in_a_network_of_that_width() -> None:
+    gradient = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    places = [(slice(0, 4), slice(0, 3)), (slice(0, 2), slice(0, 2))]
+    whole, plain = (nn.Parameter(torch.zeros(8, 6)) for _ in range(2))
+    narrow = [nn.Parameter(torch.zeros_like(gradient[place])) for place in places]
+    whole.grad, plain.grad = gradient.clone(), gradient.clone()
+    for weight, place in zip(narrow, places, strict=True):
+        weight.grad = gradient[place].clone()
+    Muon([whole], 0.1, decay=0.0, parts={whole: places}).step()
+    Muon([plain, *narrow], 0.1, decay=0.0).step()
+    half, quarter = narrow
+    assert torch.equal(whole[:2, :2], quarter)
+    assert torch.equal(whole[2:4, :3], half[2:])
+    assert torch.equal(whole[4:], plain[4:])
+    assert not torch.allclose(whole[:4, :3], plain[:4, :3])
+
+
+def test_a_training_of_several_widths_turns_each_by_itself() -> None:
+    network = ImageNetwork(
+        Layout(stages=(8, 8)),
+        neutral(torch.zeros(1), torch.ones(1)),
+        shape=(1, 4, 4),
+        classes=2,
+    )
+    objective = Objective(network, widths=(1.0, 0.5), kind="sandwich")
+    found = {name: objective.parts.get(weight) for name, weight in network.named_parameters()}
+    filters = (slice(0, 1), slice(0, 3), slice(0, 3))
+    assert found["stem.weight"] == [(slice(0, 4), *filters)]
+    assert found["readout.weight"] == [(slice(0, 4), slice(0, 2))]
+    assert found["readout.bias"] is None
 
 
 def test_a_vector_goes_with_adam() -> None:
