@@ -25,11 +25,11 @@ def table(benched: Benched) -> str:
     lines += [f"{name}: {why}" for name, why in benched.failed.items()]
     for name, nodes in benched.nodes.items():
         lines += ["", f"{name}: {sum(node.ms for node in nodes):.4g} ms in {len(nodes)} nodes"]
-        rows = [
+        operators = [
             (one.operator, str(one.nodes), f"{one.ms:.4g}", f"{100 * one.share:.0f} %")
             for one in by_operator(nodes)[:MOST_OPERATORS]
         ]
-        lines += _aligned([("operator", "nodes", "ms", "share"), *rows])
+        lines += _aligned([("operator", "nodes", "ms", "share"), *operators])
     return "".join(f"{line}\n" for line in lines)
 
 

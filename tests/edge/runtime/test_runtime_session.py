@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
 from aimass_edge.runtime import Session, open_session
-from aimass_edge.runtime.onnx import CPU, usable_providers
+from aimass_edge.runtime.backends import CPU
+from aimass_edge.runtime.onnx import usable_providers
 from aimass_edge.runtime.paced import PacedSession
 from aimass_edge.runtime.session import check_feeds, describe
 from aimass_shared.errors import (
