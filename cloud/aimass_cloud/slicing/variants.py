@@ -27,7 +27,7 @@ GROUPS: Final = 8
 """Groups of products, in the order of the graph, whose rounding is tried alone."""
 FAITHFUL: Final = 1e-5
 """Deviation up to which half precision is as good as float."""
-RUNS: Final = 20
+RUNS: Final = 60
 
 Array = NDArray[Any]
 Measure = Callable[[Arrays], float]
