@@ -4,15 +4,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from aimass_cloud import recipes
 from aimass_cloud.cli import main
 from aimass_cloud.slicing import engines
 from aimass_shared.errors import InvalidSettingError
+from aimass_shared.slices import Board, SliceCost, SliceSpec, fits
 
 pytest.importorskip("tensorrt_rtx")
 pytest.importorskip("onnx.parser")
@@ -135,6 +138,27 @@ def test_a_size_of_a_free_axis_may_be_given(tmp_path: Path) -> None:
     path.write_bytes(model(text + "{ y = Reshape(x, s) }"))
     assert engines.tried(path, sizes={"rows": 4}).verdict == "builds"
     assert engines.tried(path, sizes={"rows": 5}).verdict.startswith("refused (Reshape: ")
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_tensorrt_is_asked_about_the_slices_of_every_recipe(recipe: str) -> None:
+    """Building them takes models, which the tests of the recipes have: here is that each does."""
+    tests = Path(__file__).parent.parent.rglob("test_*.py")
+    asking = (file.read_text() for file in tests if file != Path(__file__))
+    named = (
+        f'"{recipe}"',
+        f"import {recipe.replace('-', '_')}",
+        f"{recipe.replace('-', '_')} import",
+    )
+    assert any("engine_bytes(" in text and any(one in text for one in named) for text in asking)
+
+
+def test_what_is_refused_is_never_for_a_device_with_tensorrt() -> None:
+    verdict = engines.verdict_of(model(REFUSED["Det"]))
+    cost = SliceCost(1, 1.0, 1.0, 0.0, tensorrt=verdict)
+    board = Board("jetson", 64, 1.0, 100.0, precisions=("fp32",), tensorrt=True)
+    assert not fits(board, SliceSpec(1.0, "fp32"), cost)
+    assert fits(board, SliceSpec(1.0, "fp32"), msgspec.structs.replace(cost, tensorrt="builds"))
 
 
 def test_without_tensorrt_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
