@@ -101,10 +101,24 @@ def subject_of(model: TrainedModel, graph: onnx.ModelProto) -> Subject:
     forecasts = model.info.contract.task == "forecast"
 
     def share(found: float) -> float:
-        kept = of_whole / max(found, 1e-12) if forecasts else (1 - found) / (1 - of_whole)
-        return 1 - kept
+        return share_lost(found, of_whole, forecasts=forecasts)
 
     return Subject(_rows(test.inputs, slice(1)), requests, error, share, SECONDS)
+
+
+def share_lost(error: float, of_whole: float, *, forecasts: bool) -> float:
+    """What an error is as a share of the accuracy of the whole model.
+
+    Args:
+        error: in the recipe's measure.
+        of_whole: that of the whole model.
+        forecasts: whether errors are squared deviations; else accuracy is 1 less the error.
+    """
+    if forecasts:
+        return 1 - of_whole / error if error > of_whole else 0.0
+    if of_whole >= 1:  # of a model that knows nothing there is no share to lose
+        return max(0.0, error - of_whole)
+    return (error - of_whole) / (1 - of_whole)
 
 
 def _opened(artifact: SliceArtifact) -> WholeSlice:

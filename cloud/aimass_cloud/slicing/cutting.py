@@ -193,7 +193,8 @@ class _Making:
         answer = Way(self.head, packing(choice.codec), self.tail, self._cut.names).answer
         cost = cost_of(
             (head.model, Path(files[0][1])),
-            lambda: self._first.run(source.subject.one),
+            source,
+            self._first.run,
             error=source.subject.error_of(answer),
         )
         artifact = SliceArtifact(
@@ -273,15 +274,16 @@ def proven(inputs: Arrays, outputs: Mapping[str, Any]) -> bytes:
 
 
 def cost_of(
-    part: tuple[onnx.ModelProto, Path], run: Callable[[], object], *, error: float
+    part: tuple[onnx.ModelProto, Path], source: Source, run: Run, *, error: float
 ) -> SliceCost:
     """What a graph and its file cost; memory is reckoned for requests of some samples."""
     graph, size = part[0], part[1].stat().st_size
-    alive = ALIVE * TOGETHER * largest_value(graph) * FLOAT_BYTES
+    together = TOGETHER if source.batches else 1
+    alive = ALIVE * together * largest_value(graph) * FLOAT_BYTES
     return SliceCost(
         model_bytes=size,
         memory_mib=round(SESSION_MIB + (COPIES * size + alive) / MIB, 1),
-        reference_ms=round(fastest_ms(run), 4),
+        reference_ms=round(fastest_ms(lambda: run(source.subject.one)), 4),
         val_error=error,
     )
 

@@ -159,7 +159,8 @@ def _made(source: Source, found: Found, folder: Path, full: WholeSlice) -> Whole
     tolerances = selftest.tolerances(spec.precision, own, own, classes=("cpu", "tensorrt"))
     cost = cost_of(
         (form.graph, path),
-        lambda: run(source.subject.one),
+        source,
+        run,
         error=source.subject.error_of(run),
     )
     if spec.precision in CLASSES["tensorrt"]:

@@ -289,7 +289,7 @@ def _full(
     if not missed <= cuts.tolerance_of(source.whole):
         raise SelfTestFailedError(f"the model as one file differs from what came by {missed:.1e}")
     files = (("model", str(path)), *written(folder, {"selftest": vectors}))
-    cost = cost_of((source.whole.model, path), lambda: saved.run(source.subject.one), error=0.0)
+    cost = cost_of((source.whole.model, path), source, saved.run, error=0.0)
     if "tensorrt" in classes:
         cost = msgspec.structs.replace(cost, tensorrt=engines.tried(path).verdict)
     artifact = SliceArtifact(
