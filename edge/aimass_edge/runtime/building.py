@@ -23,7 +23,8 @@ import msgspec
 from aimass_edge.config import EngineSettings
 from aimass_edge.runtime.cuda import open_cuda
 from aimass_edge.runtime.engines import EngineCache, EngineKey
-from aimass_edge.runtime.tensorrt import TensorrtSession, build, key_of, load
+from aimass_edge.runtime.executing import EngineSession
+from aimass_edge.runtime.tensorrt import build, key_of, load
 from aimass_shared.errors import (
     AimassError,
     DeadlineExceededError,
@@ -45,7 +46,7 @@ class Built(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def open_engine(model: Path, engines: EngineSettings) -> TensorrtSession:
+def open_engine(model: Path, engines: EngineSettings) -> EngineSession:
     """A session over the engine of a file, from the cache or built now; blocks for as long.
 
     Raises:

@@ -10,24 +10,20 @@ engine and running it need a GPU and were never run (docs/devices.md).
 """
 
 import importlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from aimass_edge.config import EngineSettings
-from aimass_edge.runtime.cuda import Accelerator, Cuda, open_cuda
+from aimass_edge.runtime.cuda import Cuda, open_cuda
 from aimass_edge.runtime.engines import EngineKey, file_sha256
+from aimass_edge.runtime.executing import EngineSession
 from aimass_edge.runtime.formats import formats_of
-from aimass_edge.runtime.session import ANY_SIZE, Arrays, check_feeds, describe, windows_of
-from aimass_shared.errors import ModelError, ModelLoadFailedError, NoActiveModelError
-from aimass_shared.inference import dtype_of
+from aimass_edge.runtime.session import ANY_SIZE, describe
+from aimass_shared.errors import ModelError, ModelLoadFailedError
 from aimass_shared.manifest import TensorSpec
 
-PACKAGES = ("tensorrt", "tensorrt_rtx")
+RTX = "tensorrt_rtx"
+PACKAGES = ("tensorrt", RTX)
 INSTALL = (
     "install TensorRT for Python: on a Jetson `apt install python3-libnvinfer` and an environment"
     " made with --system-site-packages; elsewhere `pip install tensorrt-rtx`"
@@ -43,25 +39,6 @@ DATATYPES = {
 }
 MIB = 1 << 20
 REASON_CHARS = 300
-
-
-class Engine(Protocol):
-    """A loaded engine with one context: what `TensorrtSession` asks of TensorRT."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-    def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Say how large an input of the next run is."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """How large an output is, once all inputs are set."""
-
-    def bind(self, name: str, pointer: int) -> None:
-        """Say where a tensor lives."""
-
-    def launch(self, stream: int) -> None:
-        """Begin a run."""
 
 
 def package() -> Any:  # noqa: ANN401  two packages without types, of the same names
@@ -96,9 +73,10 @@ def version() -> str:
 def why_not() -> str:
     """Why TensorRT cannot be used here; "" where it can."""
     try:
-        package()
-        open_cuda()
-    except ModelLoadFailedError as error:
+        trt, cuda = package(), open_cuda()
+        if trt.__name__ == RTX:
+            _target(trt, cuda.capability())
+    except (ModelLoadFailedError, ModelError) as error:
         return error.detail
     return ""
 
@@ -150,100 +128,13 @@ def build(model: Path, engines: EngineSettings, *, capability: str = "") -> byte
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, engines.workspace_mib * MIB)
     _add_profile(builder, network, config=config, most_batch=engines.most_batch)
-    if capability and hasattr(config, "set_compute_capability"):
+    if capability and trt.__name__ == RTX:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_target(trt, capability), 0)
     built = builder.build_serialized_network(network, config)
     if built is None:
         raise ModelLoadFailedError(f"TensorRT builds no engine of {model.name}: {log.last}")
     return bytes(built)
-
-
-class TensorrtSession:
-    """A session over an engine. Tensors of a run live in buffers that grow and are kept."""
-
-    def __init__(self, engine: Engine, memory: Accelerator, most_batch: int) -> None:
-        """Take over an engine; `load` makes one from bytes."""
-        self._engine: Engine | None = engine
-        self._inputs, self._outputs = engine.inputs, engine.outputs
-        self._memory = memory
-        self._most_batch = most_batch
-        self._stream = memory.open_stream()
-        self._buffers: dict[str, tuple[int, int]] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors that `run` needs."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The tensors that `run` gives back."""
-        return self._outputs
-
-    @property
-    def provider(self) -> str:
-        """What executes the model."""
-        return "tensorrt"
-
-    @property
-    def waits(self) -> bool:
-        """The GPU is waited for."""
-        return True
-
-    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Run once, or in parts of what the engine was built for; see `Session.run`."""
-        with self._lock:
-            engine = self._engine
-            if engine is None:
-                raise NoActiveModelError("the engine was closed; open it again")
-            check_feeds(self._inputs, feeds)
-            parts = [self._run(engine, part) for part in self._parts(feeds)]
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def close(self) -> None:
-        """Free the engine and its memory; a run that is under way finishes first."""
-        with self._lock:
-            if self._engine is None:
-                return
-            self._engine = None
-            for pointer, _ in self._buffers.values():
-                self._memory.free(pointer)
-            self._buffers.clear()
-            self._memory.close_stream(self._stream)
-
-    def _parts(self, feeds: Arrays) -> Iterator[Arrays]:
-        batched = {spec.name for spec in self._inputs if spec.shape[:1] == (ANY_SIZE,)}
-        windows, most = windows_of(self._inputs, feeds), self._most_batch
-        for at in range(0, windows, most):
-            yield {n: a[at : at + most] if n in batched else a for n, a in feeds.items()}
-
-    def _run(self, engine: Engine, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        for name, array in arrays.items():
-            engine.set_shape(name, array.shape)
-            self._memory.upload(self._bound(engine, name, array.nbytes), array, self._stream)
-        found = {s.name: np.empty(engine.shape(s.name), _dtype(s)) for s in self._outputs}
-        pointers = {n: self._bound(engine, n, array.nbytes) for n, array in found.items()}
-        engine.launch(self._stream)
-        for name, array in found.items():
-            self._memory.download(array, pointers[name], self._stream)
-        self._memory.wait(self._stream)
-        return found
-
-    def _bound(self, engine: Engine, name: str, size: int) -> int:
-        pointer, room = self._buffers.get(name, (0, 0))
-        if room < size or not pointer:
-            if pointer:
-                del self._buffers[name]
-                self._memory.free(pointer)
-            pointer, room = self._memory.allocate(max(size, 1)), size
-            self._buffers[name] = pointer, room
-        engine.bind(name, pointer)
-        return pointer
 
 
 class LoadedEngine:
@@ -280,7 +171,7 @@ class LoadedEngine:
             raise ModelError("TensorRT did not start the run")
 
 
-def load(raw: bytes, most_batch: int, cuda: Cuda) -> TensorrtSession:
+def load(raw: bytes, most_batch: int, cuda: Cuda) -> EngineSession:
     """A session over a serialised engine.
 
     Raises:
@@ -292,7 +183,7 @@ def load(raw: bytes, most_batch: int, cuda: Cuda) -> TensorrtSession:
     context = None if engine is None else engine.create_execution_context()
     if context is None:
         raise ModelLoadFailedError(f"TensorRT does not load its engine: {log.last}")
-    return TensorrtSession(LoadedEngine(engine, context), cuda, most_batch)
+    return EngineSession(LoadedEngine(engine, context), cuda, most_batch)
 
 
 def _log(trt: Any) -> Any:  # noqa: ANN401  see `package`
@@ -365,7 +256,3 @@ def _spec(engine: Any, name: str) -> TensorSpec:  # noqa: ANN401  see `package`
     if datatype is None:
         raise ModelLoadFailedError(f"tensor {name} is of a type that requests cannot carry")
     return TensorSpec(name, datatype, tuple(int(size) for size in engine.get_tensor_shape(name)))
-
-
-def _dtype(spec: TensorSpec) -> np.dtype[Any]:
-    return np.dtype(dtype_of(spec.datatype))

@@ -29,7 +29,8 @@ from aimass_edge.runtime.backends import CPU, NATIVE
 from aimass_edge.runtime.building import NICENESS, built, open_engine
 from aimass_edge.runtime.cuda import Cuda, open_cuda
 from aimass_edge.runtime.engines import EngineCache, EngineKey
-from aimass_edge.runtime.tensorrt import TensorrtSession, build, key_of
+from aimass_edge.runtime.executing import EngineSession
+from aimass_edge.runtime.tensorrt import build, key_of
 from aimass_shared.claims import claimed
 from aimass_shared.errors import (
     BadTensorError,
@@ -284,7 +285,7 @@ def test_an_engine_of_another_version_or_gpu_is_another(tmp_path: Path) -> None:
 def test_a_run_passes_through_the_memory_of_the_device(cuda: Cuda) -> None:
     assert cuda.capability() == "8.7"
     engine = Doubling()
-    session = TensorrtSession(engine, cuda, most_batch=4)
+    session = EngineSession(engine, cuda, most_batch=4)
     for count in (1, 3, 11, 2):
         found = session.run(rows(count))["y"]
         np.testing.assert_array_equal(found, rows(count)["x"] * 2)
@@ -299,7 +300,7 @@ def test_a_run_passes_through_the_memory_of_the_device(cuda: Cuda) -> None:
 
 
 def test_several_threads_do_not_meet_in_one_engine(cuda: Cuda) -> None:
-    session = TensorrtSession(Doubling(), cuda, most_batch=4)
+    session = EngineSession(Doubling(), cuda, most_batch=4)
     wrong: list[int] = []
 
     def ask(count: int) -> None:
