@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimass_edge.config import BoardSettings
-from aimass_edge.runtime import Session, open_session
+from aimass_edge.runtime import CPU, Session, open_session
 from aimass_shared.errors import (
     BadUpdateError,
     ConflictError,
@@ -102,7 +102,7 @@ class GradientTrainer:
     without a gradient are fed as they came.
 
     Args:
-        active: the slice that runs now, or None. board: how its graph is opened.
+        active: the slice that runs now, or None. board: how its graph is opened, on its processor.
         max_windows: drawn from a longer history, so that an epoch has an end on a slow device.
     """
 
@@ -114,7 +114,8 @@ class GradientTrainer:
         max_windows: int = MAX_WINDOWS,
     ) -> None:
         self._active = active
-        self._board = board
+        # A gradient step is no model to build an engine of: its outputs are sums over the batch.
+        self._board = msgspec.structs.replace(board, providers=(CPU,))
         self._max_windows = max_windows
 
     def train(self, job: Job) -> Trained:

@@ -7,7 +7,7 @@ Loading blocks (tens of milliseconds to seconds; minutes where TensorRT builds a
 from pathlib import Path
 
 from aimass_edge.config import BoardSettings
-from aimass_edge.runtime.backends import NATIVE, Backend, backend_of
+from aimass_edge.runtime.backends import CPU, NATIVE, Backend, backend_of
 from aimass_edge.runtime.building import open_engine
 from aimass_edge.runtime.coded import VOCABULARY_FILE, CodedSession, coder_beside
 from aimass_edge.runtime.onnx import OnnxSession
@@ -24,6 +24,7 @@ from aimass_edge.runtime.streaming import with_stream
 
 __all__ = [
     "ANY_SIZE",
+    "CPU",
     "VOCABULARY_FILE",
     "Arrays",
     "Backend",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aimass_edge.runtime.cuda import Accelerator
 from aimass_edge.runtime.session import ANY_SIZE, Arrays, check_feeds, windows_of
-from aimass_shared.errors import NoActiveModelError
+from aimass_shared.errors import BadTensorError, NoActiveModelError
 from aimass_shared.inference import dtype_of
 from aimass_shared.manifest import TensorSpec
 
@@ -77,6 +77,7 @@ class EngineSession:
             if engine is None:
                 raise NoActiveModelError("the engine was closed; open it again")
             check_feeds(self._inputs, feeds)
+            self._check_parts(feeds)
             parts = [self._run(engine, part) for part in self._parts(feeds)]
         if len(parts) == 1:
             return parts[0]
@@ -92,6 +93,16 @@ class EngineSession:
                 self._memory.free(pointer)
             self._buffers.clear()
             self._memory.close_stream(self._stream)
+
+    def _check_parts(self, feeds: Arrays) -> None:
+        """An output that is not of one window cannot be put together from parts."""
+        windows = windows_of(self._inputs, feeds)
+        whole = [spec.name for spec in self._outputs if spec.shape[:1] != (ANY_SIZE,)]
+        if windows > self._most_batch and whole:
+            raise BadTensorError(
+                f"{windows} windows are too many: the engine takes {self._most_batch} in a run, and"
+                f" {', '.join(whole)} is of all windows together; raise board.engines.most_batch"
+            )
 
     def _parts(self, feeds: Arrays) -> Iterator[Arrays]:
         batched = {spec.name for spec in self._inputs if spec.shape[:1] == (ANY_SIZE,)}

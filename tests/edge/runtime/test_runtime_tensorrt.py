@@ -299,6 +299,15 @@ def test_a_run_passes_through_the_memory_of_the_device(cuda: Cuda) -> None:
         session.run(rows(1))
 
 
+def test_what_is_of_all_windows_together_is_not_put_together_from_parts(cuda: Cuda) -> None:
+    engine = Doubling()
+    engine.outputs = (TensorSpec("y", "FP32", (PLACES,)),)
+    session = EngineSession(engine, cuda, most_batch=4)
+    with pytest.raises(BadTensorError, match="5 windows are too many.*most_batch"):
+        session.run(rows(5))
+    session.close()
+
+
 def test_several_threads_do_not_meet_in_one_engine(cuda: Cuda) -> None:
     session = EngineSession(Doubling(), cuda, most_batch=4)
     wrong: list[int] = []
