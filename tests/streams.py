@@ -54,7 +54,9 @@ def per_row(  # noqa: PLR0913  by name, and each has a default
     forecast = b.op("Add", b.op("Mul", laid, b.constant(scale)), b.constant(mean))
     if changes:  # the rest takes a window as well
         forecast = b.op("Add", forecast, b.op("ReduceMean", mask, b.whole(1)))
-    return b.model((forecast, ["batch", 1, sensors]))
+    model = b.model((forecast, ["batch", 1, sensors]))
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "forecast"
+    return model
 
 
 def rows_of(count: int, sensors: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:

@@ -50,8 +50,9 @@ def without_scatter(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def left(model: onnx.ModelProto) -> list[str]:
     """Each Scatter of a model that reduces and cannot be replaced, with the reason."""
-    wiring = Wiring(model)
-    found = [(node, _scatter(node, wiring)) for node in model.graph.node if _reduces(node)]
+    nodes = [node for node in model.graph.node if _reduces(node)]
+    wiring = Wiring(model) if nodes else None  # works all shapes out
+    found = [(node, _scatter(node, wiring)) for node in nodes if wiring is not None]
     found += [(node, "it is in a subgraph") for node in _inside(model.graph.node) if _reduces(node)]
     return [
         f"{node.op_type} {node.name or node.output[0]}: {reason}"
