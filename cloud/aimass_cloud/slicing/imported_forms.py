@@ -52,7 +52,7 @@ class Wanted:
 
 
 def formed(
-    source: Source, full: WholeSlice, wanted: Wanted, folder: Path, *, progress: Progress
+    source: Source, full: WholeSlice, wanted: Wanted, *, folder: Path, progress: Progress
 ) -> tuple[list[WholeSlice], dict[str, str]]:
     """Slices in other number formats, and why others are left out, by the slice's name.
 
@@ -70,7 +70,7 @@ def formed(
         why = "other number formats need an open batch"
         return [], {_spec(one).name: why for one in wanted.formats}
     try:
-        found = list(_found(source, full, wanted, left_out, progress=progress))
+        found = list(_found(source, full, wanted, left_out=left_out, progress=progress))
     except Exception as error:  # noqa: BLE001  as in `_found`
         why = f"cannot be made of this graph: {_line(error)}"
         return [], {_spec(one).name: why for one in wanted.formats}
@@ -78,7 +78,7 @@ def formed(
     for spec, _ in found:
         if spec not in kept:
             left_out[spec.name] = "another slice is no worse in anything"
-    return [_made(source, one, folder, full) for one in found if one[0] in kept], left_out
+    return [_made(source, one, folder, full=full) for one in found if one[0] in kept], left_out
 
 
 Found = tuple[SliceSpec, Form]
@@ -88,8 +88,8 @@ def _found(
     source: Source,
     full: WholeSlice,
     wanted: Wanted,
-    left_out: dict[str, str],
     *,
+    left_out: dict[str, str],
     progress: Progress,
 ) -> Iterator[Found]:
     graph = named(folded(onnx.load_model(dict(full.artifact.files)["model"])))
@@ -148,7 +148,7 @@ def _kept(
     return {one.spec for kind in wanted.classes for one in unbeaten(figures, kind)}
 
 
-def _made(source: Source, found: Found, folder: Path, full: WholeSlice) -> WholeSlice:
+def _made(source: Source, found: Found, folder: Path, *, full: WholeSlice) -> WholeSlice:
     spec, form = found
     place = folder / spec.name
     path = place / "model.onnx"

@@ -115,7 +115,7 @@ def imported(folder: Path, tell: "Tell") -> Imported:
     place = folder / SLICES
     full = _full(source, runner, place, classes=order.classes)
     wanted = Wanted(order.classes, sampled=not samples.drawn)
-    others, left_out = formed(source, full, wanted, place, progress=tell.part(0.2, 0.5))
+    others, left_out = formed(source, full, wanted, folder=place, progress=tell.part(0.2, 0.5))
     wholes = [full, *others]
     cut = cut_slices(source, place, order.cuts, progress=tell.part(0.5, 0.7))
     profiles = planned(order.name, source.subject, (wholes, cut), progress=tell.part(0.7, 0.98))
