@@ -1,8 +1,8 @@
 """Which values of a graph are worked out row by row: each position from a few neighbouring rows.
 
-Such a value has a lane: an axis that rows run along, and the rows that its first position needs.
-Rules say for an operator what its output's lane is. Where none holds, the value depends on the
-whole window, or the graph treats positions differently, and it has no lane.
+Such a value has a lane: the axis that rows run along, and how long it is. Rules say for an operator
+what its output's lane is. Where none holds, the value depends on the whole window, or the graph
+treats positions differently, and it has no lane.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,29 +30,19 @@ RESHAPED = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
 class Lane(NamedTuple):
-    """Position i of so many comes from the rows i + low to i + high.
+    """So many positions along an axis, each from a few neighbouring rows, the newest last.
 
-    Along the axis a position is `each` entries: of `[rows * sensors, features]` it is one row's.
+    A position is `each` entries of the axis: of `[rows * sensors, features]` it is one row's.
     """
 
     axis: int
     length: int
-    low: int
-    high: int
     each: int = 1
 
     @property
     def size(self) -> int:
         """Of the axis."""
         return self.length * self.each
-
-    def beside(self, others: "Sequence[Lane]") -> "Lane | None":
-        """The lane of what is made of several; None if their positions are not the same."""
-        shape = (self.axis, self.length, self.each)
-        if any((one.axis, one.length, one.each) != shape for one in others):
-            return None
-        low, high = min(one.low for one in others), max(one.high for one in others)
-        return self._replace(low=min(self.low, low), high=max(self.high, high))
 
 
 @dataclass(frozen=True)
@@ -177,8 +167,8 @@ def _spread(asked: _Asked) -> Laned | None:
         for name in asked.node.input
         if (lane := asked.lanes.get(name)) is not None
     ]
-    lane = lanes[0].beside(lanes)
-    if lane is None or asked.out[lane.axis] != lane.size:
+    lane = lanes[0]
+    if set(lanes) != {lane} or asked.out[lane.axis] != lane.size:
         return None
     for name in asked.node.input:
         shape, behind = asked.shape(name), rank - lane.axis
@@ -219,7 +209,7 @@ def _convolved(asked: _Asked, lane: Lane) -> Laned | None:
         return None
     dilation = (attribute(node, "dilations", None) or [1] * len(size))[at]
     extra = (size[at] - 1) * dilation
-    return Laned(Lane(lane.axis, lane.length - extra, lane.low, lane.high + extra), extra)
+    return Laned(lane._replace(length=lane.length - extra), extra)
 
 
 def _normalized(asked: _Asked) -> Laned | None:
@@ -256,8 +246,7 @@ def _product(asked: _Asked) -> Laned | None:
     ]
     lane = aligned[0]
     if len(aligned) == 2:  # noqa: PLR2004  both factors
-        both = lane.beside(aligned) if lane.axis < rank - 2 else None
-        return None if both is None else Laned(both)
+        return Laned(lane) if lane.axis < rank - 2 and aligned[1] == lane else None
     at = 0 if asked.node.input[0] in asked.lanes else 1
     if lane.axis == rank - 1 - at:  # the axis that is summed over
         return None
@@ -287,9 +276,7 @@ def _joined(asked: _Asked) -> Laned | None:
     first = lanes[0]
     if first is None or asked.axis(0, len(asked.out)) == first.axis:
         return None
-    known = [lane for lane in lanes if lane is not None]
-    lane = first.beside(known) if len(known) == len(lanes) else None
-    return None if lane is None else Laned(lane)
+    return Laned(first) if set(lanes) == {first} else None
 
 
 def _split(asked: _Asked) -> Laned | None:
@@ -311,8 +298,8 @@ def _cut(asked: _Asked) -> Laned | None:
     start, end, _ = slice(starts[at], ends[at]).indices(lane.length)
     if steps[at] != 1 or end <= start or lane.each > 1:
         return None
-    moved = Lane(lane.axis, end - start, lane.low + start, lane.high + start)
-    return Laned(moved, lane.length - end)
+    # Of those that are newer than the slice's newest, all are taken, though none is needed.
+    return Laned(lane._replace(length=end - start), lane.length - end)
 
 
 def _gathered(asked: _Asked) -> Laned | None:

@@ -95,7 +95,7 @@ def _windows(graph: onnx.GraphProto, window: int) -> dict[str, Lane]:
         for value in graph.input
     }
     return {
-        name: Lane(TIME_AXIS, window, 0, 0)
+        name: Lane(TIME_AXIS, window)
         for name, shape in shapes.items()
         if len(shape) > TIME_AXIS and shape[:2] == [1, window]
     }
