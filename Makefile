@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check bench bench-models bench-slices install wheelhouse
+.PHONY: demo test check bench bench-models bench-slices bench-edge install wheelhouse
 
 demo: $(VENV)/.installed
 	$(BIN)/aimass demo $(ARGS)
@@ -24,6 +24,9 @@ bench-models: $(VENV)/.installed
 
 bench-slices: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.slices $(ARGS)
+
+bench-edge: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.edge $(ARGS)
 
 install: $(VENV)/.installed
 

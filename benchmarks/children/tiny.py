@@ -10,6 +10,7 @@ from aimass_shared.manifest import AlarmRule, Contract, Sensor, TensorSpec
 SHAPE = (1, 4, 3)
 PATH = "/v2/models/tiny/infer"
 OUTPUTS = {"forecast": (1, 2, 3), "score": (1,), "contribution": (1, 3)}
+BYTES_OUT = 4 * sum(int(np.prod(shape)) for shape in OUTPUTS.values())
 CONTRACT = Contract(
     model="tiny",
     sensors=tuple(Sensor(name, "bar", "continuous") for name in ("A", "B", "C")),

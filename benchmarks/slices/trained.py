@@ -69,7 +69,7 @@ def slices(name: str) -> Iterator[tuple[str, onnx.ModelProto, Arrays]]:
 def cnn() -> Trained:
     """The recipe for pictures, on scanned digits of 32 x 32 pixels."""
     plan = recipes.find("image")
-    with _digits() as data:
+    with digits() as data:
         run = msgspec.structs.replace(
             plan.run,
             data=str(data),
@@ -164,7 +164,7 @@ def _windows() -> Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]:
 
 
 @contextmanager
-def _digits() -> Iterator[Path]:
+def digits() -> Iterator[Path]:
     """The digits that scikit-learn ships, four times as large."""
     found = load_digits()
     pixels = torch.from_numpy(found.images.astype(np.float32))[:, None] * (255 / 16)

@@ -11,6 +11,7 @@ import msgspec
 
 WEIGHT = 0.2
 HALF_LIFE_S = 1.0
+KEPT, HEADROOM = 0.99, 1.5
 RECENT = 128
 LATENCIES = 1024
 
@@ -39,6 +40,15 @@ class Estimate:
         self._fastest_ms = min(self._recent)
         self._measured_at = now
 
+    def at_least(self, ms: float, now: float) -> None:
+        """Take in one that was given up after so long: a lower limit, no measurement.
+
+        It raises what is expected now; what the fastest takes it does not change, so that a bad
+        spell is forgotten even if nothing ever ended in it.
+        """
+        if ms > self.ms(now):
+            self._mean_ms, self._measured_at = ms, now
+
     def ms(self, now: float) -> float:
         """What the next one is expected to take."""
         if self._measured_at is None:
@@ -46,6 +56,22 @@ class Estimate:
         age = max(0.0, now - self._measured_at)
         above_ms = self._mean_ms - self._fastest_ms
         return float(self._fastest_ms + above_ms * 0.5 ** (age / HALF_LIFE_S))
+
+
+class Lateness:
+    """How much later than planned things were done on this device: the worst, slowly forgotten."""
+
+    def __init__(self) -> None:
+        self._worst_ms = 0.0
+
+    def add(self, late_ms: float) -> None:
+        """Take in one; early is not late."""
+        self._worst_ms = max(late_ms, KEPT * self._worst_ms)
+
+    @property
+    def ms(self) -> float:
+        """What to reckon with next time."""
+        return HEADROOM * self._worst_ms
 
 
 class ServiceTimes:

@@ -6,6 +6,7 @@ they are all the same: no answer from there in time.
 """
 
 import logging
+import random
 import ssl
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import final
 
 import anyio
+import anyio.abc
 import httpx
 import msgspec
 
@@ -34,6 +36,10 @@ log = logging.getLogger(__name__)
 MAX_ANSWER_BYTES = 32 << 20
 MAX_CONNECTIONS = 16
 KEEP_ALIVE_S = 60.0
+JITTER = (0.5, 1.0)
+MOST_HOLD_S = 60.0
+"""A cloud may ask for more patience than any plant has."""
+_JITTER = random.SystemRandom()
 
 
 class Breaker:
@@ -41,14 +47,15 @@ class Breaker:
 
     Pure: `now` is seconds of a monotonic clock. Closed until `failures_to_open` failures in a row;
     then open for `retry_after_s`; then half open: one caller goes through, the rest wait for what
-    becomes of it.
+    becomes of it. A cloud that says when to come back is not asked before.
     """
 
     def __init__(self, failures_to_open: int, retry_after_s: float) -> None:
         self._failures_to_open = failures_to_open
         self._retry_after_s = retry_after_s
         self._failures = 0
-        self._opened_at = 0.0
+        self._ask_from = 0.0
+        self._held_until = 0.0
         self._probing = False
 
     @property
@@ -58,8 +65,9 @@ class Breaker:
 
     def lets_through(self, now: float) -> bool:
         """Whether `acquire` would succeed."""
-        waited = now - self._opened_at >= self._retry_after_s
-        return not self.is_open or (waited and not self._probing)
+        if now < self._held_until:
+            return False
+        return not self.is_open or (now >= self._ask_from and not self._probing)
 
     def acquire(self, now: float) -> bool:
         """Ask to make a call; a caller that was let through must say how it ended."""
@@ -73,15 +81,40 @@ class Breaker:
         self._failures = 0
         self._probing = False
 
-    def failed(self, now: float) -> None:
-        """The call was not answered; a failed probe opens for another while."""
+    def failed(self, now: float, *, jitter: float = 1.0, hold_s: float = 0.0) -> None:
+        """The call was not answered; a failed probe opens for another while.
+
+        Args:
+            now: when.
+            jitter: factor of the while, so that a fleet does not come back in one instant.
+            hold_s: for how long the cloud itself said not to ask.
+        """
         self._failures += 1
         self._probing = False
-        self._opened_at = now
+        self._ask_from = now + jitter * self._retry_after_s
+        self._held_until = max(self._held_until, now + hold_s)
 
     def abandoned(self) -> None:
         """The caller went away before the call ended: nothing was learnt."""
         self._probing = False
+
+
+class _BusyError(CloudUnavailableError):
+    """The cloud says for how long it does not want to be asked."""
+
+    def __init__(self, detail: str, hold_s: float) -> None:
+        super().__init__(detail)
+        self.hold_s = hold_s
+
+
+class _Call:
+    """A hand-off that is under way in a task of its own, and what came of it."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.response: InferResponse | None = None
+        self.error: Exception | None = None
 
 
 @final
@@ -112,6 +145,7 @@ class Handoff:
         self._ca_file = ca_file
         self._clock = clock
         self._client: httpx.AsyncClient | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._round_trip = Estimate(float(settings.min_budget_ms))
         self.breaker = Breaker(settings.failures_to_open, settings.retry_after_ms / 1e3)
 
@@ -134,6 +168,8 @@ class Handoff:
                 keepalive_expiry=KEEP_ALIVE_S,
             ),
         )
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
@@ -142,8 +178,12 @@ class Handoff:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the connections."""
+        """Give up what is under way, close the connections."""
+        tasks, self._tasks = self._tasks, None
         client, self._client = self._client, None
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(kind, error, trace)
         if client is not None:
             await client.aclose()
 
@@ -181,23 +221,43 @@ class Handoff:
     async def infer(self, request: InferRequest, budget_ms: float) -> InferResponse:
         """Let the cloud answer within `budget_ms`, whatever it does.
 
+        When the time is over this returns at once: the connection is ended by a task of its own,
+        since a caller has no time left to wait for that.
+
         Raises:
             CloudUnavailableError: no usable answer in time; the detail says why.
         """
-        client = self._client
-        if client is None or not self.breaker.acquire(self._clock()):
+        tasks, client = self._tasks, self._client
+        if tasks is None or client is None or not self.breaker.acquire(self._clock()):
             raise CloudUnavailableError(f"hand-off to {self._url} is held back after failures")
-        start = self._clock()
+        start, call = self._clock(), _Call()
+        tasks.start_soon(self._carry_out, call, client, request, budget_ms)
         try:
-            with anyio.fail_after(budget_ms / 1e3):
-                response = await self._ask(client, request, budget_ms)
-        except (TimeoutError, httpx.HTTPError, AimassError) as error:
-            raise self._failure(error, start, budget_ms) from error
+            with anyio.move_on_after(budget_ms / 1e3):
+                await call.done.wait()
         except BaseException:
             self.breaker.abandoned()
             raise
-        self._succeeded(start)
-        return response
+        finally:
+            call.scope.cancel()
+        if call.response is not None:
+            self._succeeded(start)
+            return call.response
+        error = call.error or TimeoutError()
+        raise self._failure(error, start, budget_ms) from error
+
+    async def _carry_out(
+        self, call: _Call, client: httpx.AsyncClient, request: InferRequest, budget_ms: float
+    ) -> None:
+        with call.scope:
+            try:
+                call.response = await self._ask(client, request, budget_ms)
+            except (httpx.HTTPError, AimassError) as error:
+                call.error = error
+            except Exception as error:
+                log.exception("hand-off to %s failed", self._url)
+                call.error = error
+        call.done.set()
 
     async def _ask(
         self, client: httpx.AsyncClient, request: InferRequest, budget_ms: float
@@ -210,7 +270,8 @@ class Handoff:
         async with client.stream("POST", url, content=body, headers=headers) as answer:
             raw = await _read(answer)
             if answer.status_code != httpx.codes.OK:
-                raise CloudUnavailableError(_told(answer.status_code, raw))
+                hold_s = _retry_after_s(answer.headers.get("retry-after", ""))
+                raise _BusyError(_told(answer.status_code, raw), hold_s)
             length = answer.headers.get(HEADER_LENGTH)
         return decode_response(raw, int(length) if length and length.isdigit() else None)
 
@@ -225,11 +286,10 @@ class Handoff:
         now = self._clock()
         took_ms = (now - start) * 1e3
         was_open = self.breaker.is_open
-        self.breaker.failed(now)
+        hold_s = error.hold_s if isinstance(error, _BusyError) else 0.0
+        self.breaker.failed(now, jitter=_JITTER.uniform(*JITTER), hold_s=hold_s)
         if isinstance(error, TimeoutError):
-            # It takes at least this long; less would be no news.
-            if took_ms > self._round_trip.ms(now):
-                self._round_trip.add(took_ms, now)
+            self._round_trip.at_least(took_ms, now)
             why = f"no answer within {budget_ms:.0f} ms"
         else:
             why = error.detail if isinstance(error, AimassError) else _named(error)
@@ -264,6 +324,11 @@ async def _read(answer: httpx.Response) -> bytes:
         if len(parts) > MAX_ANSWER_BYTES:
             raise CloudUnavailableError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
     return bytes(parts)
+
+
+def _retry_after_s(text: str) -> float:
+    """The header's seconds; 0 for none. Dates are not for machines whose clocks may be wrong."""
+    return min(float(text), MOST_HOLD_S) if text.isdecimal() else 0.0
 
 
 class _Problem(msgspec.Struct):

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aimass_edge.capacity import Capacity, Estimate, Latencies, ServiceTimes, Ticket
+from aimass_edge.capacity import (
+    HEADROOM,
+    Capacity,
+    Estimate,
+    Latencies,
+    Lateness,
+    ServiceTimes,
+    Ticket,
+)
 
 times = st.floats(0.01, 10_000.0)
 
@@ -25,6 +33,31 @@ def test_a_slow_spell_is_forgotten_when_nothing_renews_it() -> None:
     assert estimate.ms(now=1.0) > 890.0
     assert estimate.ms(now=2.0) == pytest.approx((estimate.ms(now=1.0) + 10.0) / 2)
     assert estimate.ms(now=11.0) < 11.0
+
+
+def test_what_never_ended_is_forgotten_too() -> None:
+    """Else a cloud that hung once is expected to take as long for ever, and never asked again."""
+    estimate = Estimate(20.0)
+    for second in range(5):
+        estimate.at_least(150.0, float(second))
+    assert estimate.ms(4.0) == 150.0
+    estimate.at_least(30.0, 4.0)
+    assert estimate.ms(4.0) == 150.0, "less is no news"
+    assert estimate.ms(9.0) < 25.0
+    estimate.add(12.0, 9.0)
+    assert estimate.ms(14.0) < 21.0
+
+
+def test_lateness_is_the_worst_and_fades() -> None:
+    late = Lateness()
+    late.add(-3.0)
+    assert late.ms == 0.0
+    late.add(20.0)
+    late.add(1.0)
+    assert 19.0 * HEADROOM < late.ms < 20.0 * HEADROOM
+    for _ in range(1000):
+        late.add(0.0)
+    assert late.ms < 0.01
 
 
 @given(st.lists(times, min_size=1, max_size=200), st.floats(0, 100))

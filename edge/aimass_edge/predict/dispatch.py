@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from aimass_edge.capacity import Capacity
+from aimass_edge.capacity import Capacity, Lateness
 from aimass_edge.config import CapacitySettings, Policy
 from aimass_edge.predict.active import Active
 from aimass_edge.predict.counts import Counts
@@ -119,6 +119,7 @@ class Dispatch:
         self._settings = settings
         self._cloud = cloud
         self._find = find
+        self._lateness = Lateness()
         self._opinions = SecondOpinions(cloud.cascade_share if cloud else 0.0)
 
     async def answer(self, request: InferRequest) -> InferResponse:
@@ -178,7 +179,7 @@ class Dispatch:
         cloud = self._cloud
         if cloud is None or cloud.policy_of(errand.request.model) != "cascade":
             return answer
-        budget_ms = self._left_ms(errand) - cloud.reserve_ms
+        budget_ms = self._left_ms(errand) - self._reserve_ms
         there_is_time = budget_ms >= max(cloud.min_budget_ms, cloud.round_trip_ms())
         if not (there_is_time and cloud.ready() and _may_hand_off(errand.request)):
             return answer
@@ -218,11 +219,13 @@ class Dispatch:
         cloud = self._cloud
         if cloud is None:
             raise CloudUnavailableError("this device has no cloud to hand off to")
+        budget_ms = self._budget_ms(errand, decision)
+        until = self._clock() + budget_ms / 1e3
         try:
-            answer = await cloud.infer(errand.request, self._budget_ms(errand, decision, cloud))
+            answer = await cloud.infer(errand.request, budget_ms)
         except CloudUnavailableError as error:
             self.counts.hand_offs_failed += 1
-            return await self._after_failure(errand, error)
+            return await self._after_failure(errand, error, until)
         return self._handed_off(errand, answer)
 
     def _handed_off(self, errand: Errand, answer: InferResponse) -> InferResponse:
@@ -231,19 +234,35 @@ class Dispatch:
         told = {**answer.parameters, "place": "cloud", "service_ms": service_ms}
         return msgspec.structs.replace(answer, parameters=told)
 
-    def _budget_ms(self, errand: Errand, decision: Decision, cloud: Cloud) -> float:
+    def _budget_ms(self, errand: Errand, decision: Decision) -> float:
         """What the cloud gets: what was decided, less what has passed since then."""
         if decision.rung == NONE:
             return self._left_ms(errand) - ANSWER_MS
-        kept_ms = self._needs_ms(errand)[decision.rung] + cloud.reserve_ms
+        kept_ms = self._needs_ms(errand)[decision.rung] + self._reserve_ms
         return min(decision.budget_ms, self._left_ms(errand) - kept_ms)
 
-    async def _after_failure(self, errand: Errand, error: CloudUnavailableError) -> InferResponse:
-        """What can still be done here is done here, by the widest slice that there is time for."""
+    @property
+    def _reserve_ms(self) -> float:
+        """What is kept beyond the need of an answer from here: as set, more if it did not do."""
+        return max(self._cloud.reserve_ms if self._cloud else 0.0, self._lateness.ms)
+
+    async def _after_failure(
+        self, errand: Errand, error: CloudUnavailableError, until: float
+    ) -> InferResponse:
+        """What can still be done here is done here, by the widest slice that there is time for.
+
+        How much later that was than planned is learned where the cloud took all of its time.
+        """
+        is_over, needs_ms = self._clock() >= until, self._needs_ms(errand)
         decision = self._decide(errand, may_hand_off=False)
-        if decision.place == "local":
+        try:
+            if decision.place != "local":
+                raise error
             return await self._run_here(errand, decision)
-        raise error
+        finally:
+            if is_over:
+                planned_ms = needs_ms[max(0, decision.rung)]
+                self._lateness.add((self._clock() - until) * 1e3 - planned_ms)
 
     def _decide(self, errand: Errand, *, may_hand_off: bool) -> Decision:
         now, settings = self._clock(), self._settings
@@ -261,7 +280,7 @@ class Dispatch:
             queue_limit=settings.queue_limit,
             safety=settings.safety,
             min_budget_ms=cloud.min_budget_ms if cloud else 0.0,
-            reserve_ms=cloud.reserve_ms if cloud else 0.0,
+            reserve_ms=self._reserve_ms,
         )
         return decide(load, rules)
 

@@ -189,6 +189,7 @@ class CloudServer:
         self.mode = "answer"
         self.backend = FullModel()
         self.headers: list[dict[bytes, bytes]] = []
+        self.retry_after = b""
         self._app = InferenceApp(self.backend, max_body_bytes=1 << 20)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -217,7 +218,8 @@ class CloudServer:
             await self._app(scope, receive, send)
             return
         status = {"busy": 503, "forbidden": 401}.get(self.mode, 200)
-        await send({"type": "http.response.start", "status": status, "headers": []})
+        headers = [(b"retry-after", self.retry_after)] if self.retry_after else []
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         for chunk, pause_s in self._chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await asyncio.sleep(pause_s)

@@ -30,6 +30,22 @@ def test_one_probe_at_a_time_decides() -> None:
     assert breaker.acquire(2.5)
 
 
+def test_a_cloud_that_says_when_is_not_asked_before() -> None:
+    breaker = Breaker(3, retry_after_s=1.0)
+    breaker.failed(0.0, hold_s=5.0)
+    assert not breaker.is_open
+    assert not breaker.acquire(4.9)
+    breaker.failed(4.9, hold_s=0.0)
+    assert breaker.acquire(5.0)
+
+
+def test_a_fleet_does_not_come_back_in_one_instant() -> None:
+    breaker = Breaker(1, retry_after_s=1.0)
+    breaker.failed(0.0, jitter=0.5)
+    assert not breaker.lets_through(0.49)
+    assert breaker.lets_through(0.5)
+
+
 def test_a_probe_whose_caller_left_does_not_block_the_next() -> None:
     breaker = Breaker(1, retry_after_s=1.0)
     breaker.failed(0.0)

@@ -119,6 +119,42 @@ async def test_it_stops_asking_and_finds_the_cloud_again(
         assert not handoff.breaker.is_open
 
 
+async def test_a_cloud_that_hung_is_expected_back_within_seconds(
+    cloud: CloudServer, make_request: Make
+) -> None:
+    cloud.backend.delay_s = 5.0
+    now = [0.0]
+    settings = HandoffSettings(failures_to_open=1000)
+    async with Handoff(cloud.url, settings, bearer=str, clock=lambda: now[0]) as handoff:
+
+        async def give_up(budget_ms: float) -> None:
+            with pytest.raises(CloudUnavailableError, match="no answer"):
+                await handoff.infer(make_request(), budget_ms)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(give_up, 150.0)
+            await anyio.sleep(0.05)
+            now[0] = 0.15
+        assert handoff.round_trip_ms() == pytest.approx(150.0)
+        now[0] = 4.0
+        assert handoff.round_trip_ms() < 35.0
+
+
+async def test_a_cloud_that_says_when_to_come_back_is_left_alone_until_then(
+    cloud: CloudServer, make_request: Make
+) -> None:
+    cloud.mode, cloud.retry_after = "busy", b"30"
+    now = [0.0]
+    async with Handoff(cloud.url, SETTINGS, bearer=str, clock=lambda: now[0]) as handoff:
+        with pytest.raises(CloudUnavailableError, match="503"):
+            await handoff.infer(make_request(), BUDGET_MS)
+        now[0] = 29.0
+        assert not handoff.ready()
+        now[0] = 30.0
+        assert handoff.ready()
+
+
 async def test_a_caller_who_leaves_blames_nobody(cloud: CloudServer, make_request: Make) -> None:
     cloud.backend.delay_s = 1.0
     async with handing_off(cloud) as handoff:

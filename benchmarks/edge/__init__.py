@@ -1,0 +1,1 @@
+"""What the edge agent must hold under faults and load, measured beside its bars."""
