@@ -61,10 +61,11 @@ async def explained(registry: Registry, model: str, request: ExplainRequest) -> 
 
     Raises:
         NotFoundError: there is no such model, output, sensor, or graph.
+        RequestError: the model was imported as ONNX.
         BadTensorError: the inputs are not those of one sample, or not of floats.
         MissingExtraError: torch is not installed.
     """
-    row = await registry.model(model)
+    row = await registry.trained(model)
     return await asyncio.to_thread(_explained, Path(row.directory), request)
 
 

@@ -16,6 +16,7 @@ from aimass_cloud.config import SlicingSettings
 from aimass_cloud.jobs import Progress
 from aimass_cloud.models.files import refused, write_whole
 from aimass_cloud.registry import NewModel, Registry
+from aimass_cloud.registry.service import IMPORTED as RECIPE
 from aimass_cloud.slicing.isolating import (
     IMPORTED,
     MOST_CUTS,
@@ -33,7 +34,6 @@ from aimass_shared.errors import RequestError
 from aimass_shared.manifest import SliceArtifact
 from aimass_shared.topics import check_segment
 
-RECIPE = "imported"
 MOST_FILES = 256
 SAMPLES = "samples.npz"
 LONGEST = 255

@@ -17,7 +17,6 @@ import msgspec
 
 from aimass_cloud import recipes
 from aimass_cloud.app.exporting import exporting
-from aimass_cloud.app.importer import RECIPE as IMPORTED
 from aimass_cloud.app.importer import SliceRequest, described
 from aimass_cloud.app.roots import DataRoots
 from aimass_cloud.federation.plans import (
@@ -225,7 +224,7 @@ class Workshop:
         return {"run": plan.run, "rows": result.moments.n, **_round(result.record)}
 
     async def _training(self, request: RoundsRequest, progress: Progress) -> Result:
-        row = await self._registry.model(request.model)
+        row = await self._registry.trained(request.model)
         model = await asyncio.to_thread(_load, row)
         if not model.info.contract.telemetry:
             raise RequestError(
@@ -306,8 +305,6 @@ def _new_run(prefix: str) -> str:
 
 
 def _load(row: ModelRow) -> TrainedModel:
-    if row.recipe == IMPORTED:
-        raise RequestError(f"model {row.id} was imported as ONNX: aimass cannot train it")
     return TrainedModel.load(Path(row.directory))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from aimass_shared.errors import InvalidSettingError, MissingExtraError, ModelLo
 
 UPLOADED = 0.2
 """Share of the whole work that is done when all files are there."""
+LONGEST = 64
 SHOWN = ("slice", "bytes", "memory_mib", "p50_ms", "val_error", "codec", "max_abs_error")
 
 
@@ -20,17 +22,17 @@ async def import_onnx(admin: Admin, args: argparse.Namespace, watch: Watch) -> A
     """Put the files, have the coordinator import them, and release the model if asked to."""
     files = await asyncio.to_thread(_files, Path(args.file))
     samples = {"": Path(args.samples)} if args.samples else {}
-    digests = await _uploaded(admin, {**files, **samples}, watch)
-    body = {
-        "name": args.name or Path(args.file).stem,
+    body: dict[str, Any] = {
+        "name": args.name or _name_of(Path(args.file)),
         "graph": Path(args.file).name,
-        "files": {name: digests[name] for name in files},
-        "samples": digests.get("", ""),
         "labels": _labels(args.labels),
         "sizes": sizes_of(args),
         "cuts": args.cuts,
         **({"classes": args.classes} if args.classes else {}),
     }
+    digests = await _uploaded(admin, {**files, **samples}, watch)
+    body["files"] = {name: digests[name] for name in files}
+    body["samples"] = digests.get("", "")
 
     def rest(fraction: float, message: str) -> None:
         watch(UPLOADED + fraction * (1 - UPLOADED), message)
@@ -43,14 +45,27 @@ async def import_onnx(admin: Admin, args: argparse.Namespace, watch: Watch) -> A
 
 async def _uploaded(admin: Admin, files: Mapping[str, Path], watch: Watch) -> dict[str, str]:
     """The digest of each file, once it is there."""
-    total = sum(path.stat().st_size for path in files.values()) or 1
-    done, found = 0, {}
+    sizes = {name: _size(path) for name, path in files.items()}
+    total, done = sum(sizes.values()) or 1, 0
+    found = {}
     for name, path in files.items():
         watch(UPLOADED * done / total, f"sending {path.name}")
         found[name] = await asyncio.to_thread(digest_of, path)
         await admin.upload(path, found[name])
-        done += path.stat().st_size
+        done += sizes[name]
     return found
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        InvalidSettingError: it cannot be read.
+    """
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InvalidSettingError(f"{path}: {error.strerror}") from error
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -82,6 +97,11 @@ def _named(path: Path) -> set[str]:
         raise InvalidSettingError(f"{path} cannot be read: {error.strerror}") from error
     except (DecodeError, ValueError) as error:
         raise ModelLoadFailedError(f"{path} is no ONNX model: {error}") from error
+
+
+def _name_of(path: Path) -> str:
+    """The name of a file as that of a model."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-.")[:LONGEST] or "model"
 
 
 def _labels(text: str) -> list[str]:

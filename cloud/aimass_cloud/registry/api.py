@@ -113,7 +113,7 @@ class ModelsController(Controller):
         form: FromQuery[Form] = "json",
     ) -> Response[bytes]:
         """The graph that a model learned: JSON, GraphML, or a picture (`form=png`)."""
-        row = await registry.model(model)
+        row = await registry.trained(model)
         graph = await graph_file(Path(row.directory), form)
         return Response(graph, media_type=MEDIA[form])
 

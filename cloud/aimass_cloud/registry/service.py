@@ -30,6 +30,8 @@ from aimass_shared.topics import check_segment
 
 LISTED = 500
 SLICES_FILE = "slices.json"
+IMPORTED = "imported"
+"""Recipe of a user's own model: an ONNX file, of which no network is known."""
 
 
 class NewModel(msgspec.Struct, frozen=True):
@@ -105,6 +107,21 @@ class Registry:
             row = await session.get(ModelRow, model)
         if row is None:
             raise NotFoundError(f"there is no model {model!r}: see `aimass model list`")
+        return row
+
+    async def trained(self, model: str) -> ModelRow:
+        """A model that a recipe made, with its network.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            RequestError: it was imported as ONNX.
+        """
+        row = await self.model(model)
+        if row.recipe == IMPORTED:
+            raise RequestError(
+                f"model {model} was imported as ONNX: aimass runs it, and knows no network of it to"
+                " train or to look into"
+            )
         return row
 
     async def save_slices(
