@@ -73,7 +73,8 @@ def read(text: str) -> StreamForm:
         form = msgspec.json.decode(text, type=StreamForm)
     except msgspec.DecodeError as error:
         raise MalformedMessageError(f"metadata {METADATA} do not decode: {error}") from error
-    fits = form.rings and 1 <= form.rows <= form.window and all(map(_fits, form.rings))
+    has_rows = form.window > 1 and 1 <= form.rows <= form.window
+    fits = form.rings and has_rows and all(map(_fits, form.rings))
     if not fits or any(ring.rows > form.window for ring in form.rings):
         raise MalformedMessageError(f"metadata {METADATA} have sizes that do not fit together")
     return form

@@ -82,6 +82,7 @@ def test_a_form_is_read_as_it_was_written() -> None:
         {"rings": [{"name": "a", "shape": [6], "axis": 0, "each": 4}]},
         {"rings": [{"name": "a", "shape": [], "axis": 0}]},
         {"window": "six"},
+        {"window": 1, "rows": 1, "rings": [{"name": "a", "shape": [1], "axis": 0}]},
     ],
 )
 def test_a_form_whose_sizes_do_not_fit_is_refused(change: dict[str, object]) -> None:

@@ -37,9 +37,8 @@ class Wiring:
     def __init__(self, model: onnx.ModelProto) -> None:
         """Take a model, which is edited in place; shapes are worked out once."""
         self._model, self._graph = model, model.graph
-        self.opset = next(
-            one.version for one in model.opset_import if one.domain in ("", "ai.onnx")
-        )
+        opsets = (one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+        self.opset = next(opsets, 0)
         self.outputs = {value.name for value in self._graph.output}
         self._makers = {name: node for node in self._graph.node for name in node.output if name}
         self._uses = Counter(name for node in self._graph.node for name in set(taken(node)))
