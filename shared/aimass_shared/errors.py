@@ -210,9 +210,18 @@ class CapacityError(AimassError):
 
 
 class OverloadedError(CapacityError):
-    """The queue is full or the deadline cannot be met; the detail carries the numbers."""
+    """The queue is full or the deadline cannot be met; the detail carries the numbers.
+
+    Attributes:
+        retry_after_s: when it may be worth asking again (HTTP's Retry-After); 0 where waiting does
+            not help, as with a deadline that is shorter than the work itself.
+    """
 
     code = "overloaded"
+
+    def __init__(self, detail: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceededError(CapacityError):

@@ -138,7 +138,8 @@ class Batcher:
             raise BadTensorError(f"{windows} windows in one request, the limit is {limit}")
         if self._waiting + windows > limit:
             raise OverloadedError(
-                f"{self._waiting} windows wait and {windows} came, the limit is {limit}; try later"
+                f"{self._waiting} windows wait and {windows} came, the limit is {limit}; try later",
+                retry_after_s=self._expected_s(windows),
             )
         expected = self._expected_s(windows)
         # An idle engine always tries: else one slow run would refuse all that could disprove it.

@@ -299,7 +299,8 @@ class Dispatch:
         return OverloadedError(
             f"{decision.reason}: {self._capacity.queued} requests wait, this one would be done in"
             f" {decision.predicted_ms:.1f} ms, its deadline is {deadline_ms:.0f} ms; send fewer or"
-            " allow more time"
+            " allow more time",
+            retry_after_s=self._capacity.backlog_ms(self._clock()) / 1e3,
         )
 
     def _left_ms(self, errand: Errand) -> float:

@@ -7,6 +7,7 @@ the time of a small model on this path. It knows HTTP and nothing about models; 
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
@@ -22,6 +23,7 @@ from aimass_shared.errors import (
     MethodNotAllowedError,
     NoActiveModelError,
     NotFoundError,
+    OverloadedError,
 )
 from aimass_shared.inference.codec import (
     HEADER_LENGTH,
@@ -295,6 +297,8 @@ def _refusal(error: AimassError) -> _Reply:
     headers = [(b"content-type", b"application/json")]
     if isinstance(error, AccessError) and error.status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, OverloadedError) and error.retry_after_s > 0:
+        headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
     if isinstance(error, _BODY_UNREAD):
         # What is still on its way is not worth reading, and might never end.
         headers.append((b"connection", b"close"))

@@ -62,7 +62,8 @@ class Doubler:
         self.requests.append(request)
         self.metadata(request.model, request.version)
         if request.id == "busy":
-            raise OverloadedError("300 windows wait, the limit is 256")
+            wait_s = 0.0 if request.deadline_ms == 1 else 1.2
+            raise OverloadedError("300 windows wait, the limit is 256", retry_after_s=wait_s)
         if request.id == "broken":
             raise RuntimeError("secret detail")
         doubled: np.ndarray[Any, np.dtype[Any]] = np.asarray(request.inputs["x"]) * 2
@@ -210,6 +211,11 @@ def test_errors_carry_their_code_and_status(
     answer = site.post(_request(**change))
     assert (answer.status, answer.json["code"]) == (status, code)
     assert answer.json["error"]
+
+
+def test_a_refusal_says_when_to_come_back_where_that_helps(site: Site) -> None:
+    assert site.post(_request(id="busy")).headers["retry-after"] == "2"
+    assert "retry-after" not in site.post(_request(id="busy", deadline_ms=1)).headers
 
 
 @pytest.mark.parametrize(
