@@ -45,7 +45,7 @@ class Wiring:
         self._takers = {name: node for node in self._graph.node for name in taken(node)}
         given = {value.name for value in self._graph.input}
         self._stored = {one.name: one for one in self._graph.initializer if one.name not in given}
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        inferred = _inferred(model).graph
         self._types = {
             value.name: value.type.tensor_type
             for value in (*inferred.value_info, *inferred.input, *inferred.output)
@@ -135,6 +135,14 @@ class Wiring:
         stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in stored]
         del self._graph.initializer[:]
         self._graph.initializer.extend(stored)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the shapes that can be worked out; of a graph that contradicts itself, as it is."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return model
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

@@ -126,6 +126,11 @@ def test_the_command_says_what_is_built_and_what_is_not(
     assert "builds" in capsys.readouterr().out
     assert main(["slice", "check", str(bad), "--json"]) == 1
     assert '"verdict": "refused (Det: not supported)"' in capsys.readouterr().out
+    bad.write_bytes(model(REFUSED["ScatterND"]))
+    assert main(["slice", "check", str(bad), "--json"]) == 1
+    assert '"as_a_slice": "builds"' in capsys.readouterr().out
+    assert main(["slice", "check", str(Path(__file__))]) == 1
+    assert "refused (TensorRT: " in capsys.readouterr().out
     assert main(["slice", "check", str(tmp_path / "none.onnx")]) == 1
     assert "not-found" in capsys.readouterr().err
     assert main(["slice", "check", str(good), "--batch", "0"]) == 1

@@ -258,6 +258,16 @@ def test_a_graph_too_large_for_a_matrix_stays(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+def test_a_graph_that_contradicts_itself_is_left_alone() -> None:
+    model = edge_sum(
+        shape=(NODES, WIDE), axis=0, turn=(0, 1), scale="none", reduction="add", zeros=True
+    )
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[0].dim_value = NODES + 1
+    model.graph.node[0].attribute[0].i = 7  # an axis that it has not
+    assert without_scatter(model).graph.node
+
+
 def test_a_model_without_scatter_is_given_back() -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "one", [], [])
     model = helper.make_model(graph)
