@@ -166,7 +166,7 @@ class ModelPool:
         log.info("serving %s version %s", model, version)
         if old:
             await old.batcher.drain()
-            await self.tails.unload(model, but=version)
+            self.tails.unload(model, but=version)
 
     def _opened(
         self, path: Path, contract: Contract, vocabulary: Path | None

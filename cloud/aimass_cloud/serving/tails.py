@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from weakref import WeakSet
 
 from aimass_cloud.serving.batcher import Batcher
 from aimass_cloud.serving.session import coder_from, open_graph
@@ -104,7 +105,7 @@ class Tails:
     ) -> None:
         self._most, self._opened, self._queued = most, opened, queued
         self._tails: OrderedDict[Key, asyncio.Task[Tail]] = OrderedDict()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._alive: WeakSet[Batcher] = WeakSet()
         self._one = asyncio.Lock()
 
     @property
@@ -132,40 +133,40 @@ class Tails:
                 f"the tail of {key[2]} is being loaded for the first time: ask again"
             ) from error
 
-    async def unload(self, model: str, *, but: str = "") -> None:
-        """Answer what waits for tails of a model, and let them go; those of one release stay."""
-        keys = [key for key in self._tails if key[0] == model and key[1] != but]
-        for key in keys:
-            await self._drained(self._tails.pop(key))
+    def unload(self, model: str, *, but: str = "") -> None:
+        """Let the tails of a model go when the last request for them is answered.
+
+        Args:
+            model: its name.
+            but: the release whose tails stay.
+        """
+        for key in [key for key in self._tails if key[0] == model and key[1] != but]:
+            del self._tails[key]
 
     async def close(self) -> None:
-        """Let all go."""
-        for model in {key[0] for key in self._tails}:
-            await self.unload(model)
-        await asyncio.gather(*self._leaving)
+        """Answer what waits, and let all go."""
+        await asyncio.gather(*self._tails.values(), return_exceptions=True)
+        self._tails.clear()
+        for batcher in list(self._alive):
+            await batcher.drain()
 
     async def _load(self, key: Key, file: TailFile) -> Tail:
         try:
             async with self._one:
                 session = await asyncio.to_thread(self._opened, file)
         except BaseException:
-            self._tails.pop(key, None)  # the next request tries again
+            if self._tails.get(key) is asyncio.current_task():
+                del self._tails[key]  # the next request tries again
             raise
         log.info("serving the tail of %s of %s", key[2], key[1])
-        return Tail(session, self._queued(session))
+        batcher = self._queued(session)
+        self._alive.add(batcher)
+        return Tail(session, batcher)
 
     def _shrink(self) -> None:
+        """Forget the oldest: whoever has it is still answered, and then it is gone."""
         while len(self._tails) > self._most:
-            _, task = self._tails.popitem(last=False)
-            leaving = asyncio.create_task(self._drained(task))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-
-    async def _drained(self, task: "asyncio.Task[Tail]") -> None:
-        done = await asyncio.wait([task])
-        for one in done[0]:
-            if not one.cancelled() and one.exception() is None:
-                await one.result().batcher.drain()
+            self._tails.popitem(last=False)
 
 
 def _noticed(task: "asyncio.Task[Tail]") -> None:

@@ -207,6 +207,24 @@ async def test_requests_of_several_devices_share_a_run_of_the_tail(tmp_path: Pat
         assert pool.tails.loaded == []
 
 
+async def test_more_tails_than_are_kept_still_answer(tmp_path: Path) -> None:
+    cutting = Cutting(tmp_path, graphs.mobilenet, most=5)
+    given = [cutting.inputs(1, seed) for seed in range(4)]
+    async with served(cutting, tails=1) as pool:
+        asked = [
+            (
+                one,
+                parts.asked(request(one), cutting.crossing(name, one)[0], Destination("r1", name)),
+            )
+            for one in given
+            for name in cutting.heads
+        ]
+        answers = await asyncio.gather(*(pool.infer(each) for _, each in asked))
+        for (one, _), answer in zip(asked, answers, strict=True):
+            assert error(answer.outputs, cutting.run(one)) <= 1e-5
+        assert len(pool.tails.loaded) == 1
+
+
 async def test_what_is_wrong_with_a_request_is_one_clear_error(tmp_path: Path) -> None:
     cutting = Cutting(tmp_path, graphs.late_input, most=3)
     name = next(iter(cutting.heads))
