@@ -27,11 +27,21 @@ from aimass_cloud.models.trained import TrainedModel
 from aimass_cloud.models.windows import cut
 from aimass_cloud.recipes import tep
 from aimass_cloud.recipes.assembly import outputs_of
-from aimass_cloud.slicing import completing, contract_of, make_slices, prepare, selftest
+from aimass_cloud.slicing import (
+    completing,
+    contract_of,
+    engines,
+    make_slices,
+    prepare,
+    selftest,
+    sliced,
+)
 from aimass_cloud.slicing.export import filled
+from aimass_cloud.slicing.pareto import CLASSES, DeviceClass
 from aimass_cloud.slicing.preparing import beside
 from aimass_cloud.slicing.quantize import products
 from aimass_cloud.slicing.templates import OPSET, network_of
+from aimass_cloud.slicing.variants import Variant
 from aimass_cloud.training import RunSettings, train, with_weights
 from aimass_shared.errors import (
     ConflictError,
@@ -393,6 +403,73 @@ def test_halves_and_plans_of_a_recipes_model(
         completing.completed(model, cut, tmp_path, count=0, progress=lambda *_told: None)
 
 
+@pytest.mark.parametrize(
+    ("error", "of_whole", "forecasts", "share"),
+    [
+        (0.2, 0.1, True, 0.5),
+        (0.1, 0.2, True, 0.0),
+        (0.0, 0.0, True, 0.0),
+        (0.2, 0.1, False, 1 / 9),
+        (0.1, 0.1, False, 0.0),
+        (1.1, 1.05, False, 0.05),
+        (1.0, 1.05, False, 0.0),
+    ],
+)
+def test_a_loss_is_a_share_of_what_the_whole_model_knows(
+    *, error: float, of_whole: float, forecasts: bool, share: float
+) -> None:
+    assert completing.share_lost(error, of_whole, forecasts=forecasts) == pytest.approx(share)
+
+
 def _plans(artifacts: list[SliceArtifact]) -> ProfileSet:
     (content,) = {Path(_path(one, "plans")).read_bytes() for one in artifacts}
     return decode(content)
+
+
+def test_what_pays_is_chosen_and_all_that_was_tried_is_told(
+    model: TrainedModel, folder: Path, tmp_path: Path
+) -> None:
+    found = sliced(model, tmp_path, reuse=folder)
+    names = {artifact.spec.name for artifact in found.artifacts}
+    assert "w1.00-fp32" in names
+    assert {artifact.spec.width for artifact in found.artifacts} == {1.0, 0.5}
+    every = {f"w{width}-{one}" for width in ("1.00", "0.50") for one in CLASSES["cpu"]}
+    assert names | found.left_out.keys() == every
+    assert not names & found.left_out.keys()
+    told = msgspec.json.decode((tmp_path / "variants.json").read_bytes(), type=list[Variant])
+    assert told == found.variants
+    assert names <= {one.slice for one in told if one.taken}
+    assert {path.name for path in tmp_path.glob("w*")} == names
+    for artifact in found.artifacts:
+        assert artifact.tolerances == {"cpu": artifact.tolerance}
+        assert artifact.latency_ms > artifact.cost.reference_ms
+
+
+def test_without_a_budget_float_steps_in_for_what_loses_anything(
+    model: TrainedModel, folder: Path, tmp_path: Path
+) -> None:
+    specs = [SliceSpec(1.0, "int8"), SliceSpec(0.5, "int8"), SliceSpec(0.5, "fp16")]
+    found = sliced(model, tmp_path, specs=specs, budget=0.0, reuse=folder)
+    made = {artifact.spec: artifact for artifact in found.artifacts}
+    assert {spec.width for spec in made} == {1.0, 0.5}
+    for spec in specs:
+        assert (spec in made) != (spec.name in found.left_out)
+    for spec, artifact in made.items():
+        if spec.precision == "fp32":
+            assert not any(other.width == spec.width for other in made if other != spec)
+        else:
+            full = model.metrics["by_width"][f"{spec.width:.2f}"]["val_mse"]
+            assert artifact.cost.val_error <= full * (1 + 1e-5)
+    assert all("budget ends at" in why for why in found.left_out.values())
+
+
+def test_slices_for_tensorrt_have_its_verdict_and_its_tolerance(
+    model: TrainedModel, folder: Path, tmp_path: Path
+) -> None:
+    specs = [SliceSpec(0.5, "fp32"), SliceSpec(0.5, "int8")]
+    classes: tuple[DeviceClass, ...] = ("cpu", "tensorrt")
+    full, small = make_slices(model, tmp_path, specs=specs, classes=classes, reuse=folder)
+    assert full.cost.tensorrt == ("builds" if engines.is_installed() else "")
+    assert full.tolerances["tensorrt"] > full.tolerances["cpu"] == full.tolerance
+    assert small.cost.tensorrt == ""
+    assert "tensorrt" not in small.tolerances
