@@ -303,7 +303,7 @@ def test_what_is_of_all_windows_together_is_not_put_together_from_parts(cuda: Cu
     engine = Doubling()
     engine.outputs = (TensorSpec("y", "FP32", (PLACES,)),)
     session = EngineSession(engine, cuda, most_batch=4)
-    with pytest.raises(BadTensorError, match="5 windows are too many.*most_batch"):
+    with pytest.raises(BadTensorError, match=r"5 windows are too many.*most_batch"):
         session.run(rows(5))
     session.close()
 
