@@ -96,7 +96,8 @@ def _kept(at: At) -> At:
     known = b.op("Where", b.op("Greater", at.x, b.constant(0.1)), at.x, b.constant([0.5]))
     wide = b.op("Expand", b.op("Unsqueeze", known, b.whole(2)), b.whole(1, 1, 2, 1))
     first, second = b.ops("Split", 2, wide, axis=2, num_outputs=2)
-    return at._replace(x=b.op("Squeeze", b.op("Add", first, second), b.whole(2)))
+    mean = b.op("Mul", b.op("Add", first, second), b.constant(0.5))
+    return at._replace(x=b.op("Squeeze", mean, b.whole(2)))
 
 
 STEPS: dict[str, Callable[[At], At]] = {
@@ -131,7 +132,7 @@ def test_answers_from_rows_are_those_of_the_whole_graph(names: list[str]) -> Non
     for part in (stream.step, stream.rest):
         onnx.checker.check_model(part, full_check=True)
     trial = Trial(graph, stream, {"values": rows_of(WINDOW + 12, SENSORS)["values"]})
-    assert trial.largest_error <= 2e-6
+    assert trial.largest_error <= 1e-4  # chains may enlarge numbers; a wrong row is off by 1
 
 
 @pytest.mark.parametrize(
