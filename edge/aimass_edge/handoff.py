@@ -110,7 +110,8 @@ class _BusyError(CloudUnavailableError):
 class _Call:
     """A hand-off that is under way in a task of its own, and what came of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: InferRequest, budget_ms: float) -> None:
+        self.request, self.budget_ms = request, budget_ms
         self.scope = anyio.CancelScope()
         self.done = anyio.Event()
         self.response: InferResponse | None = None
@@ -230,8 +231,8 @@ class Handoff:
         tasks, client = self._tasks, self._client
         if tasks is None or client is None or not self.breaker.acquire(self._clock()):
             raise CloudUnavailableError(f"hand-off to {self._url} is held back after failures")
-        start, call = self._clock(), _Call()
-        tasks.start_soon(self._carry_out, call, client, request, budget_ms)
+        start, call = self._clock(), _Call(request, budget_ms)
+        tasks.start_soon(self._carry_out, call, client)
         try:
             with anyio.move_on_after(budget_ms / 1e3):
                 await call.done.wait()
@@ -246,12 +247,10 @@ class Handoff:
         error = call.error or TimeoutError()
         raise self._failure(error, start, budget_ms) from error
 
-    async def _carry_out(
-        self, call: _Call, client: httpx.AsyncClient, request: InferRequest, budget_ms: float
-    ) -> None:
+    async def _carry_out(self, call: _Call, client: httpx.AsyncClient) -> None:
         with call.scope:
             try:
-                call.response = await self._ask(client, request, budget_ms)
+                call.response = await self._ask(client, call.request, call.budget_ms)
             except (httpx.HTTPError, AimassError) as error:
                 call.error = error
             except Exception as error:

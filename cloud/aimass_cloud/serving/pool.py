@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 from aimass_cloud.config import ServingSettings
 from aimass_cloud.serving.batcher import Batcher, BatchLimits, Done
 from aimass_cloud.serving.session import OnnxSession, open_session
-from aimass_cloud.serving.tails import TailFile, Tails, TailSession, open_tail, outputs_of
+from aimass_cloud.serving.tails import Key, TailFile, Tails, TailSession, open_tail, outputs_of
 from aimass_cloud.serving.timing import RunTimes
 from aimass_shared import __version__
 from aimass_shared.errors import BadTensorError, NoActiveModelError, NotFoundError
@@ -271,16 +271,27 @@ class ModelPool:
         if file is None:
             check_inputs(served.session.inputs, inputs)
             check_outputs(request, tuple(spec.name for spec in served.contract.outputs))
-            work = served.batcher, inputs, served.windows(inputs)
+            left_s = max(ends - time.monotonic(), LEAST_S)
+            done = await served.batcher.submit(inputs, served.windows(inputs), left_s)
         else:
             check_inputs(file.halves.crossing, inputs)
             check_outputs(request, outputs_of(file))
             key = (served.name, served.version, name)
-            tail = await self.tails.get(key, file, ends - time.monotonic())
-            work = tail.batcher, inputs, tail.windows(inputs)
-        batcher, inputs, windows = work
-        done = await batcher.submit(inputs, windows, max(ends - time.monotonic(), LEAST_S))
+            done = await self._run_tail(key, file, inputs, ends=ends)
         return _answer(served, request, done, slice_name=name)
+
+    async def _run_tail(
+        self, key: Key, file: TailFile, inputs: Mapping[str, Tensor], *, ends: float
+    ) -> Done:
+        """Run a tail; one that is let go for another in the same moment is loaded again."""
+        while True:
+            tail = await self.tails.get(key, file, ends - time.monotonic())
+            left_s = max(ends - time.monotonic(), LEAST_S)
+            try:
+                return await tail.batcher.submit(inputs, tail.windows(inputs), left_s)
+            except NoActiveModelError:
+                if time.monotonic() >= ends or self._served.get(key[0]) is None:
+                    raise
 
 
 async def _unpacked(request: InferRequest) -> dict[str, Tensor]:
