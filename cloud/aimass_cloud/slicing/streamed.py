@@ -5,6 +5,7 @@ sums over axes and filters often do not. So it is tried: on rows that follow eac
 values are missing, each answer must be the whole graph's. If not, such operators stay in the rest.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from math import prod
@@ -22,6 +23,8 @@ from aimass_shared.manifest import Contract, Role
 from aimass_shared.slices import SliceCost
 from aimass_shared.streaming import FILES, Part, Streamer
 
+log = logging.getLogger(__name__)
+
 LEAST_GAIN = 1.3
 """How many times faster a window must be for two more files and a ring in memory."""
 TRIED: tuple[tuple[str, ...], ...] = ((), ("Reduce",), ("Reduce", "Conv"))
@@ -35,11 +38,7 @@ Run = Callable[[Mapping[str, NDArray[Any]]], Arrays]
 def with_stream(
     contents: dict[Role, bytes], cost: SliceCost, model: onnx.ModelProto, *, contract: Contract
 ) -> SliceCost:
-    """Add the files of a slice's streaming form, if it has one that is worth it; its cost then.
-
-    Raises:
-        ModelLoadFailedError: ONNX Runtime refuses the graph.
-    """
+    """Add the files of a slice's streaming form, if it has one that is worth it; its cost then."""
     stream = streamed(model, contract)
     if stream is None:
         return cost
@@ -57,9 +56,6 @@ def streamed(model: onnx.ModelProto, contract: Contract) -> Stream | None:
     Args:
         model: the slice's graph.
         contract: of its release. Only windows that come with every row can be streamed.
-
-    Raises:
-        ModelLoadFailedError: ONNX Runtime refuses the graph.
     """
     if not contract.telemetry or contract.stride != 1 or contract.window < 2:  # noqa: PLR2004  rows in common
         return None
@@ -68,7 +64,12 @@ def streamed(model: onnx.ModelProto, contract: Contract) -> Stream | None:
         stream = stream_of(model, contract.window, without=without)
         if stream is None:
             return None
-        trial = Trial(model, stream, rows)
+        try:
+            trial = Trial(model, stream, rows)
+        except Exception as error:  # noqa: BLE001  those of ONNX Runtime have no class in common
+            # The form is a help and no more: the slice is released without.
+            log.warning("a streaming form does not run, it is left out: %s", error)
+            continue
         if trial.identical:
             timed = trial.timed()
             return timed if LEAST_GAIN * timed.form.took_ms <= timed.form.whole_ms else None

@@ -1,5 +1,6 @@
 """Windows that overlap, answered row by row: the same bits as whole, or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_a_graph_that_works_nothing_out_of_single_rows_has_no_form(name: str) ->
 def test_only_windows_that_come_with_every_row_are_streamed() -> None:
     graph = folded(per_row())
     assert streamed(graph, contract_of(CONTRACT.sensors, WINDOW, stride=2)) is None
+
+
+def test_a_form_that_does_not_run_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The slice itself is right: a release must not fail for what is a help and no more."""
+    found = stream_of(folded(per_row()), WINDOW)
+    assert found is not None
+    broken = onnx.ModelProto()
+    broken.CopyFrom(found.rest)
+    broken.graph.node[0].op_type = "Nonsense"
+    monkeypatch.setattr(streams, "stream_of", lambda *_, **__: replace(found, rest=broken))
+    assert streamed(folded(per_row()), CONTRACT) is None
+    assert "does not run, it is left out" in caplog.text
 
 
 def test_a_form_that_gains_too_little_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
