@@ -182,11 +182,13 @@ class Handoff:
         """Give up what is under way, close the connections."""
         tasks, self._tasks = self._tasks, None
         client, self._client = self._client, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(kind, error, trace)
-        if client is not None:
-            await client.aclose()
+        try:
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(kind, error, trace)  # raises what it is given
+        finally:
+            if client is not None:
+                await client.aclose()
 
     @property
     def min_budget_ms(self) -> float:

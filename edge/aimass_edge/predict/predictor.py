@@ -116,9 +116,11 @@ class Predictor:
         if tasks is None:
             return
         tasks.cancel_scope.cancel()
-        await tasks.__aexit__(kind, error, trace)
-        self._worker.close()
-        self._ladder.replace(None)
+        try:
+            await tasks.__aexit__(kind, error, trace)  # raises what it is given
+        finally:
+            self._worker.close()
+            self._ladder.replace(None)
 
     async def activate(self, manifest: Manifest, entry: SliceEntry, directory: Path) -> None:
         """Make a slice of a release the one that answers; the one before answers until then.

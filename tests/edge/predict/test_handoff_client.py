@@ -166,6 +166,20 @@ async def test_a_caller_who_leaves_blames_nobody(cloud: CloudServer, make_reques
         assert await handoff.infer(make_request(), BUDGET_MS)
 
 
+async def test_its_connections_end_with_it_however_it_ends(
+    cloud: CloudServer, make_request: Make
+) -> None:
+    """An agent that is stopped is cancelled: the connections that were kept alive must not stay."""
+    handoff = Handoff(cloud.url, SETTINGS, bearer=str)
+    with pytest.raises(KeyError):
+        async with handoff:
+            await handoff.infer(make_request(), BUDGET_MS)
+            client = handoff._client
+            raise KeyError
+    assert client is not None
+    assert client.is_closed
+
+
 async def test_it_is_ready_only_while_it_runs_and_is_enabled(cloud: CloudServer) -> None:
     handoff = Handoff(cloud.url, SETTINGS, bearer=str)
     assert not handoff.ready()
