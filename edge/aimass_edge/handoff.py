@@ -185,7 +185,7 @@ class Handoff:
         try:
             if tasks is not None:
                 tasks.cancel_scope.cancel()
-                await tasks.__aexit__(kind, error, trace)  # raises what it is given
+                await tasks.__aexit__(None, None, None)
         finally:
             if client is not None:
                 await client.aclose()

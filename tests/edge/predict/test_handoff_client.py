@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
+import httpx
 import numpy as np
 import pytest
 
 from aimass_edge.config import BoardSettings, CapacitySettings, HandoffSettings
 from aimass_edge.handoff import Handoff
 from aimass_edge.predict import Predictor
-from aimass_shared.errors import AimassError, CloudUnavailableError, InvalidSettingError
+from aimass_shared.errors import (
+    AimassError,
+    CloudUnavailableError,
+    InvalidSettingError,
+    StateCorruptError,
+)
 from aimass_shared.inference import InferRequest, WantedOutput
 
 Make = Callable[..., Any]
@@ -171,13 +177,18 @@ async def test_its_connections_end_with_it_however_it_ends(
 ) -> None:
     """An agent that is stopped is cancelled: the connections that were kept alive must not stay."""
     handoff = Handoff(cloud.url, SETTINGS, bearer=str)
-    with pytest.raises(KeyError):
+    clients: list[httpx.AsyncClient | None] = []
+
+    async def fail() -> None:
         async with handoff:
             await handoff.infer(make_request(), BUDGET_MS)
-            client = handoff._client
-            raise KeyError
-    assert client is not None
-    assert client.is_closed
+            clients.append(handoff._client)
+            raise StateCorruptError("of another part")
+
+    with pytest.raises(StateCorruptError):
+        await fail()
+    assert clients[0] is not None
+    assert clients[0].is_closed
 
 
 async def test_it_is_ready_only_while_it_runs_and_is_enabled(cloud: CloudServer) -> None:
