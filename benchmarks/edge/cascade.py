@@ -145,8 +145,8 @@ def _answers(seed: int) -> tuple[Answers, Answers]:
     samples = model.samples
 
     def of(part: Any) -> Answers:  # noqa: ANN401  samples with their truth
-        told = [runner.run(part.inputs)["probabilities"] for runner in (small, full)]
-        return Answers(*told, part.truth["label"].astype(np.int64))
+        said, told = (runner.run(part.inputs)["probabilities"] for runner in (small, full))
+        return Answers(said, told, part.truth["label"].astype(np.int64))
 
     return of(samples.calibration), of(samples.test)
 

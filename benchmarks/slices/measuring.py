@@ -9,9 +9,9 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import onnx
@@ -30,15 +30,26 @@ from aimass_shared.manifest import SliceArtifact
 from aimass_shared.planning.profiles import Candidate, Profile, ProfileSet, encode
 from aimass_shared.slices import Precision, SliceSpec
 from benchmarks.slices.codecs import jpeg
+from benchmarks.slices.widths import noisy_plant
 
 SPLITS: Final = 3
 SECONDS: Final = 6.0
 FORMATS: Final[tuple[Precision, ...]] = ("fp32", "int8")
 
 
+NOISY_PLANT: Final = "a noisy plant"
+"""Made here (see `widths`): without noise, every width tells its conditions equally well."""
+
+
 @dataclass(frozen=True)
 class Workload:
-    """What is measured: a recipe's size, trained for `steps`; a request carries `samples`."""
+    """What is measured: a recipe's size, trained for `steps`; a request carries `samples`.
+
+    Attributes:
+        data: a file of the folder with the sets that are not shipped, what is made here, or "" for
+            what ships.
+        options: of the recipe.
+    """
 
     recipe: str
     size: str
@@ -46,13 +57,16 @@ class Workload:
     samples: int = 1
     data: str = ""
     batch: int = 32
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 WORKLOADS: Final[Mapping[str, Workload]] = {
     "image": Workload(
         "image", "large", 200, samples=4, data="cifar10_jpg/cifar10_subset.npz", batch=16
     ),
-    "diagnosis": Workload("diagnosis", "large", steps=200, samples=4),
+    "diagnosis": Workload(
+        "diagnosis", "tiny", steps=400, samples=512, data=NOISY_PLANT, options={"window": 16}
+    ),
     "sensor-graph": Workload("sensor-graph", "large", steps=60, samples=4),
 }
 
@@ -81,9 +95,15 @@ def _trained(workload: Workload, data: Path | None) -> TrainedModel:
         steps=workload.steps,
         check=max(10, workload.steps // 3),
         batch=workload.batch,
-        data=str(data / workload.data) if data and workload.data else "",
+        options=dict(workload.options),
     )
-    return train(workload.recipe, run)
+    if workload.data == NOISY_PLANT:
+        with tempfile.TemporaryDirectory() as folder:
+            plant = Path(folder) / "plant.parquet"
+            noisy_plant(plant)
+            return train(workload.recipe, msgspec.structs.replace(run, data=str(plant)))
+    path = str(data / workload.data) if data and workload.data else ""
+    return train(workload.recipe, msgspec.structs.replace(run, data=path))
 
 
 def _opened(artifact: SliceArtifact) -> WholeSlice:
@@ -108,7 +128,8 @@ def _as_jpeg(source: Source, whole: Run) -> list[Profile]:
 
 def _about(workload: Workload, full: SliceArtifact) -> str:
     return (
-        f"recipe {workload.recipe}, size {workload.size}, {workload.steps} steps,"
+        f"recipe {workload.recipe}, size {workload.size}, {workload.steps} steps"
+        f"{f' on {workload.data}' if workload.data else ''},"
         f" {workload.samples} samples a request, test error {full.cost.val_error:.4f};"
         " one x86-64 core, ONNX Runtime; measured by python -m benchmarks.slices.measuring"
     )

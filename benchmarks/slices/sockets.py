@@ -12,6 +12,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +115,10 @@ class Proxy:
     cloud_port: int
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.CancelledError):  # the run has ended; the server would log it
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far, up = await asyncio.open_connection("127.0.0.1", self.cloud_port)
         self.tasks.start(self._back(far, writer))
         ready = self.clock.now()

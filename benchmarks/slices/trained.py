@@ -28,6 +28,7 @@ SMALL: Final = {"hidden": 8, "steps": 1}
 RUNS: Final[Mapping[str, Mapping[str, Any]]] = {
     "sensor-graph": {"steps": 40, "check": 20, "options": SMALL},
     "price-series": {"steps": 40, "check": 20, "options": {**SMALL, "window": 12, "horizon": 4}},
+    "diagnosis": {"steps": 40, "check": 20, "size": "tiny"},
     "image": {"steps": 60, "check": 30, "options": {"stages": [16, 16, 32]}},
     "text-match": {"steps": 60, "check": 30, "size": "tiny"},
     "recommend": {"steps": 40, "check": 20, "size": "tiny"},

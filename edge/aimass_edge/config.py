@@ -168,7 +168,7 @@ class HandoffSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policies: dict[str, Policy] = {}
     cascade_share: float = 0.2
     min_budget_ms: int = 20
-    reserve_ms: int = 10
+    reserve_ms: int = 20
     failures_to_open: int = 3
     retry_after_ms: int = 1000
 
