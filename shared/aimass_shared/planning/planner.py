@@ -12,7 +12,7 @@ import numpy as np
 
 from aimass_shared.planning.corrections import Corrections
 from aimass_shared.planning.prediction import NEVER_MS, Costs, Floats, Prediction, predict
-from aimass_shared.planning.prices import FREE, Prices, given_ms, leant, prices
+from aimass_shared.planning.prices import FREE, Prices, cost, given_ms, leant, prices
 from aimass_shared.planning.profiles import Backlog, Candidate, Link
 from aimass_shared.planning.table import PlanTable
 from aimass_shared.planning.uplink import Probing, UplinkEstimate
@@ -41,7 +41,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     in_time: bool = True
     queues: bool = True
     probing: Probing | None = Probing()
-    mean_of: int = 30
+    mean_of: int = 60
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class Choice(msgspec.Struct, frozen=True):
         on_time: probability to be in time. total_ms: expected time to the answer; of a request
             that is shed, the least that it would have taken.
         edge_ms, uplink_ms: its own parts, to keep account of what is ahead of others.
-        prices: expected goodput that a millisecond of edge and uplink costs others.
+        prices: expected goodput that the next millisecond of edge and uplink costs others.
     """
 
     candidate: Candidate | None
@@ -103,7 +103,9 @@ class Planner:
         self._gaps = 0
         self._gap_ms = float("inf")
         self._last: float | None = None
-        self._prices = FREE
+        self._prices = self._base = FREE
+        self._ahead = (0.0, 0.0)
+        self._deadline_ms = 1.0
 
     def choose(self, remaining_ms: float, backlog: Backlog, now: float) -> Choice:
         """The plan of a request that arrives now; counts it in the rate.
@@ -169,6 +171,7 @@ class Planner:
     def _asked(self, remaining_ms: float, backlog: Backlog, now: float) -> Prices:
         """The prices now; none where all came at one instant, or where it is too late anyway."""
         rate_known = self._gaps and self._gap_ms > 0
+        self._base = FREE
         if not self._policy.priced or not rate_known or remaining_ms <= 0:
             return FREE
         free = self._predicted(remaining_ms, Backlog(), now)
@@ -179,15 +182,18 @@ class Planner:
         ]
         takes = np.stack((free.edge_ms * self.costs.queues, free.uplink_ms))
         found = prices(self._worth(free), takes, np.array(given))
+        self._base, self._ahead, self._deadline_ms = found, ahead, remaining_ms
         return Prices(
             *(leant(price, one, remaining_ms) for price, one in zip(found, ahead, strict=True))
         )
 
     def _taken(self, found: Prediction, worth: Floats, allowed: Floats) -> Choice:
         """The best of what is allowed, less its price; `worth` is of all."""
-        cost = self._prices.edge * found.edge_ms * self.costs.queues
-        cost = cost + self._prices.uplink * np.minimum(found.uplink_ms, NEVER_MS)
-        net = np.where(allowed > 0, allowed - cost, -np.inf)
+        edge, uplink = found.edge_ms * self.costs.queues, np.minimum(found.uplink_ms, NEVER_MS)
+        (base, ahead), deadline_ms = (self._base, self._ahead), self._deadline_ms
+        asked = cost(base.edge, ahead[0], edge, deadline_ms=deadline_ms)
+        asked = asked + cost(base.uplink, ahead[1], uplink, deadline_ms=deadline_ms)
+        net = np.where(allowed > 0, allowed - asked, -np.inf)
         row = int(net.argmax())
         if allowed[row] < self._policy.least_worth or net[row] <= 0:
             return Choice(

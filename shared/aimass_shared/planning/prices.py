@@ -22,7 +22,7 @@ HORIZON = 4.0
 LEFT = 0.5
 """Backlog that may be left at the end of the horizon, in deadlines."""
 LEAST_SHARE = 0.05
-LEAN = 2.0
+LEAN = 1.0
 """How far a queue moves its price around the program's, which is the same for many loads."""
 MOST_MS = 1e6
 COARSE = np.concatenate(([0.0], np.geomspace(1e-6, 1.0, 15)))
@@ -57,6 +57,31 @@ def given_ms(gap_ms: float, backlog_ms: float, *, deadline_ms: float, busy: floa
 def leant(price: float, backlog_ms: float, deadline_ms: float) -> float:
     """A price, higher the longer its queue is, so that plans of about that price are mixed."""
     return price * math.exp(LEAN * (min(backlog_ms / deadline_ms, 1.0) - LEFT))
+
+
+def cost(price: float, backlog_ms: float, takes_ms: Floats, *, deadline_ms: float) -> Floats:
+    """What the time of a resource costs others: its leant price, over all of that time.
+
+    A request makes the queue longer by what it takes, and the price with it. So a long one on a
+    free resource costs more than its time at the price of now: those that come meanwhile wait.
+
+    Args:
+        price: of the program.
+        backlog_ms: time until the resource is free.
+        takes_ms: `[candidates]`, of it.
+        deadline_ms: of a request.
+    """
+    return price * (
+        _area(backlog_ms + takes_ms, deadline_ms) - _area(np.asarray(backlog_ms), deadline_ms)
+    )
+
+
+def _area(until_ms: Floats, deadline_ms: float) -> Floats:
+    """Integral of `leant(1, ...)` over a queue, but for a constant."""
+    within = np.minimum(until_ms, deadline_ms)
+    grown = np.exp(LEAN * (within / deadline_ms - LEFT)) * (deadline_ms / LEAN)
+    over: Floats = grown + (until_ms - within) * math.exp(LEAN * (1.0 - LEFT))
+    return over
 
 
 def prices(worth: Floats, takes_ms: Floats, given: Floats) -> Prices:

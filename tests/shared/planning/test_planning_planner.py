@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aimass_shared.planning import (
     Backlog,
@@ -14,7 +16,7 @@ from aimass_shared.planning import (
     Profile,
 )
 from aimass_shared.planning.prediction import Costs
-from aimass_shared.planning.prices import FREE, given_ms, leant, prices
+from aimass_shared.planning.prices import FREE, cost, given_ms, leant, prices
 
 FULL, HALF, QUARTER = (Candidate(width, "int8", "edge") for width in (1.0, 0.5, 0.25))
 AWAY = Candidate(1.0, "fp32", "cloud")
@@ -113,6 +115,20 @@ def test_prices_are_those_at_which_supply_meets_demand() -> None:
     assert found.edge == pytest.approx(0.004, rel=0.3)
     assert found.uplink == 0
     assert prices(costs.quality, takes, np.array([60.0, 0.0])) == FREE
+
+
+@given(
+    st.floats(0, 0.1), st.floats(0, 400), st.floats(0, 300), st.floats(1, 500), st.floats(1, 300)
+)
+def test_what_time_costs_is_its_leant_price_all_along(
+    price: float, backlog: float, takes: float, deadline: float, more: float
+) -> None:
+    found = float(cost(price, backlog, np.array([takes]), deadline_ms=deadline)[0])
+    steps = backlog + (np.arange(2000) + 0.5) * takes / 2000
+    expected = np.mean([leant(price, float(at), deadline) for at in steps]) * takes
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    longer = float(cost(price, backlog, np.array([takes + more]), deadline_ms=deadline)[0])
+    assert longer >= found + leant(price, backlog, deadline) * more * (1 - 1e-9)
 
 
 def test_a_price_leans_with_its_queue() -> None:
