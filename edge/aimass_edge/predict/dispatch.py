@@ -169,30 +169,35 @@ class Dispatch:
             return await self._hand_off(errand, decision)
         if decision.place == "local":
             answer = await self._run_here(errand, decision)
-            return await self._asked_again(errand, errand.ladder[decision.rung], answer)
+            better = await self._asked_again(errand, errand.ladder[decision.rung], answer)
+            return better or self._answered(decision, answer)
         raise self._refusal(errand, decision)
+
+    def _answered(self, decision: Decision, answer: InferResponse) -> InferResponse:
+        self.counts.answered += 1
+        self.counts.narrowed += decision.rung > 0
+        return answer
 
     async def _asked_again(
         self, errand: Errand, active: Active, answer: InferResponse
-    ) -> InferResponse:
+    ) -> InferResponse | None:
         """The cloud's answer in the place of one that is unsure, if the policy says so."""
         cloud = self._cloud
         if cloud is None or cloud.policy_of(errand.request.model) != "cascade":
-            return answer
+            return None
         budget_ms = self._left_ms(errand) - self._reserve_ms
         there_is_time = budget_ms >= max(cloud.min_budget_ms, cloud.round_trip_ms())
         if not (there_is_time and cloud.ready() and _may_hand_off(errand.request)):
-            return answer
+            return None
         if not self._opinions.wanted(active, answer.outputs):
-            return answer
+            return None
         self.counts.asked_again += 1
         try:
             told = await cloud.infer(_whole(errand.request), budget_ms)
         except CloudUnavailableError:
             self.counts.hand_offs_failed += 1
-            return answer
+            return None
         self._opinions.learn(active, answer.outputs, told.outputs)
-        self.counts.answered -= 1
         return self._handed_off(errand, told)
 
     async def _run_here(self, errand: Errand, decision: Decision) -> InferResponse:
@@ -200,8 +205,6 @@ class Dispatch:
         outputs = await self._bench.worker.submit(
             active, errand.feeds, telemetry=False, remaining_s=errand.end - self._clock()
         )
-        self.counts.answered += 1
-        self.counts.narrowed += decision.rung > 0
         manifest = active.manifest
         return InferResponse(
             model=manifest.model,
@@ -258,7 +261,7 @@ class Dispatch:
         try:
             if decision.place != "local":
                 raise error
-            return await self._run_here(errand, decision)
+            return self._answered(decision, await self._run_here(errand, decision))
         finally:
             if is_over:
                 planned_ms = needs_ms[max(0, decision.rung)]

@@ -22,6 +22,7 @@ from aimass_shared.errors import BadTensorError, ModelLoadFailedError
 from aimass_shared.inference import (
     HEADER_LENGTH,
     InferRequest,
+    InferResponse,
     WantedOutput,
     decode_response,
     encode_request,
@@ -182,6 +183,33 @@ async def test_what_a_classifier_is_not_sure_of_is_asked_again_within_its_share(
             assert answer.parameters["place"] == "local"
         assert counts.asked_again > counts.handed_off, "it was asked and had no answer"
         assert counts.answered + counts.handed_off == counts.requests == 250
+
+
+async def test_a_request_is_counted_once_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To whoever scrapes them, a count that falls again is an agent that started anew."""
+    seen: list[int] = []
+    ask = Handoff.infer
+
+    async def telling(way: Handoff, asked: InferRequest, budget_ms: float) -> InferResponse:
+        counts = device.counts
+        seen.append(counts.requests - counts.answered - counts.handed_off)
+        return await ask(way, asked, budget_ms)
+
+    monkeypatch.setattr(Handoff, "infer", telling)
+    cascade = HandoffSettings(policy="cascade", cascade_share=0.9)
+    async with AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(Predictor(BOARD, CAPACITY))
+        await activate(cloud, CLASSIFIER, tmp_path / "cloud")
+        api = await stack.enter_async_context(Api(ApiSettings(port=0), cloud, cloud.status))
+        handoff = await stack.enter_async_context(Handoff(api.url, cascade, bearer=str))
+        device = await stack.enter_async_context(Predictor(BOARD, CAPACITY, cloud=handoff))
+        await activate(device, CLASSIFIER, tmp_path / "device")
+        for _ in range(40):
+            await device.infer(request(CLASSIFIER, deadline_ms=20_000))
+    assert seen
+    assert set(seen) == {1}, "the request that asks has no outcome yet"
 
 
 async def test_of_what_is_no_classifier_nothing_is_asked_again(tmp_path: Path) -> None:
