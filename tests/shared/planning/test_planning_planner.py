@@ -16,7 +16,7 @@ from aimass_shared.planning import (
     Profile,
 )
 from aimass_shared.planning.prediction import Costs
-from aimass_shared.planning.prices import FREE, cost, given_ms, leant, prices
+from aimass_shared.planning.prices import COARSE, FREE, cost, given_ms, leant, prices
 
 FULL, HALF, QUARTER = (Candidate(width, "int8", "edge") for width in (1.0, 0.5, 0.25))
 AWAY = Candidate(1.0, "fp32", "cloud")
@@ -118,7 +118,12 @@ def test_prices_are_those_at_which_supply_meets_demand() -> None:
 
 
 @given(
-    st.floats(0, 0.1), st.floats(0, 400), st.floats(0, 300), st.floats(1, 500), st.floats(1, 300)
+    st.sampled_from(COARSE[:12].tolist())
+    | st.floats(1e-7, 0.1),  # the program gives none between 0 and that
+    st.floats(0, 400),
+    st.floats(0, 300),
+    st.floats(1, 500),
+    st.floats(1, 300),
 )
 def test_what_time_costs_is_its_leant_price_all_along(
     price: float, backlog: float, takes: float, deadline: float, more: float
