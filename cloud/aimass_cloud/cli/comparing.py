@@ -1,19 +1,19 @@
 """`aimass slice list` and `aimass slice compare`: slices of models beside each other."""
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aimass_cloud.admin import Admin, Watch, segment
+from aimass_cloud.cli import pictures
 from aimass_cloud.models.files import write_whole
-from aimass_shared.errors import InvalidSettingError, MissingExtraError
+from aimass_shared.errors import InvalidSettingError
 
 Json = dict[str, Any]
 FULL = "w1.00-fp32"
-INCHES, DOTS_PER_INCH = (8.0, 5.0), 120
+INCHES = (8.0, 5.0)
 LEAST_AREA, MOST_AREA = 30.0, 900.0
 
 
@@ -122,13 +122,7 @@ def _picture(found: Sequence[Json], board: str) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  of the extra `train`
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f'--png needs {error.name}: pip install "aimass[cloud,train]"'
-        ) from error
-    figure = Figure(INCHES, DOTS_PER_INCH, layout="constrained")
+    figure = pictures.empty(*INCHES)
     axes = figure.add_subplot()
     largest = max(s["cost"]["model_bytes"] for one in found for s in one["slices"])
     for one in found:
@@ -142,6 +136,4 @@ def _picture(found: Sequence[Json], board: str) -> bytes:
     axes.set(xlabel=f"ms a window on {board or 'the coordinator'}", ylabel="error on test samples")
     axes.set_title("slices; the area is the size of the file")
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return pictures.png(figure)

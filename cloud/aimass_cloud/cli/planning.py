@@ -4,7 +4,6 @@ With `--release` the plans come from a coordinator, which whoever calls this has
 """
 
 import argparse
-import io
 import re
 import sys
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from aimass_cloud.cli import pictures
 from aimass_cloud.cli.output import show
 from aimass_cloud.models.files import write_whole
-from aimass_shared.errors import InvalidSettingError, MissingExtraError
+from aimass_shared.errors import InvalidSettingError
 from aimass_shared.planning import (
     Backlog,
     Demand,
@@ -36,7 +36,7 @@ CALL = "slice-plan"
 LINK = re.compile(
     r"(?P<mbit>\d+(\.\d+)?)mbit,(?P<rtt>\d+(\.\d+)?)ms(,(?P<loss>\d+(\.\d+)?)%)?", re.IGNORECASE
 )
-INCHES, DOTS_PER_INCH = (9.0, 0.45), 120
+INCHES = (9.0, 0.45)
 PARTS = ("edge", "uplink", "cloud", "waiting and round trip")
 EXAMPLE = Path(__file__).with_name("example_profiles.json")
 
@@ -151,14 +151,8 @@ def _picture(ranked: Sequence[Ranked], demand: Demand) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  of the extra `train`
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f'--png needs {error.name}: pip install "aimass[cloud,train]"'
-        ) from error
     shown = list(reversed(ranked))
-    figure = Figure((INCHES[0], 1.5 + INCHES[1] * len(shown)), DOTS_PER_INCH, layout="constrained")
+    figure = pictures.empty(INCHES[0], 1.5 + INCHES[1] * len(shown))
     axes = figure.add_subplot()
     names = [f"{one.candidate.name}  {_goodput(one)}" for one in shown]
     left, wide = [0.0] * len(shown), 2.0 * demand.deadline_ms
@@ -169,9 +163,7 @@ def _picture(ranked: Sequence[Ranked], demand: Demand) -> bytes:
     axes.set(xlabel="ms of one request", title="plans and their expected goodput, best on top")
     axes.set_xlim(0.0, wide)
     axes.legend(loc="lower right")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return pictures.png(figure)
 
 
 def _lengths(shown: Sequence[Ranked], wide: float) -> list[list[float]]:

@@ -162,7 +162,7 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     device = plan.add_argument_group("device and what is ahead")
     device.add_argument("--slowdown", type=float, default=1.0, help="against the reference (1)")
     device.add_argument("--memory-mib", type=float, default=1e6, help="for models (no limit)")
-    device.add_argument("--precision", action="append", help="that it runs (all; may be repeated)")
+    device.add_argument("--precision", action="append", help="that it runs (a processor's)")
     device.add_argument("--edge-queue-ms", type=float, default=0.0, help="until it is free (0)")
     device.add_argument("--uplink-queue-ms", type=float, default=0.0, help="until it is free (0)")
     device.add_argument("--cloud-parallel", type=int, default=4, help="requests at once there (4)")
